@@ -1,0 +1,90 @@
+/* test_base.c - bytes, files and error texts: the ground every parser stands on. */
+#include "peerd/bytes.h"
+#include "peerd/file.h"
+#include "test.h"
+
+/* Two encodings of one number would make two digests of one message. */
+START_TEST(varint_is_minimal_and_round_trips) {
+    const uint64_t v[] = {0, 1, 127, 128, 16383, 16384, UINT32_MAX, UINT64_MAX};
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
+        uint8_t b[10];
+        pd_writer w = pd_writer_of(b, sizeof b);
+        pd_put_varint(&w, v[i]);
+        ck_assert(w.ok);
+        size_t n = (size_t)(w.p - b);
+        ck_assert_uint_eq(n, pd_varint_size(v[i]));
+        pd_reader r = pd_reader_of(b, n);
+        ck_assert(pd_get_varint(&r) == v[i] && r.ok && pd_reader_left(&r) == 0);
+        for (size_t cut = 0; cut < n; cut++) {
+            r = pd_reader_of(b, cut);
+            pd_get_varint(&r);
+            ck_assert(!r.ok);
+        }
+    }
+    const uint8_t padded[] = {0x81, 0x00};
+    pd_reader r = pd_reader_of(padded, 2);
+    pd_get_varint(&r);
+    ck_assert(!r.ok);
+    const uint8_t wide[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02};
+    r = pd_reader_of(wide, 10);
+    pd_get_varint(&r);
+    ck_assert(!r.ok);
+}
+END_TEST
+
+/* A short buffer must stay failed: a parser checks once, at its end. */
+START_TEST(reader_never_runs_past_its_end) {
+    const uint8_t b[3] = {1, 2, 3};
+    pd_reader r = pd_reader_of(b, 3);
+    ck_assert_uint_eq(pd_get_u32(&r), 0);
+    ck_assert(!r.ok);
+    ck_assert_uint_eq(pd_get_u8(&r), 0);
+    ck_assert(!r.ok);
+}
+END_TEST
+
+START_TEST(hex_and_base32_round_trip) {
+    uint8_t p[21], q[21];
+    char s[64];
+    for (size_t n = 0; n <= sizeof p; n++) {
+        for (size_t i = 0; i < n; i++)
+            p[i] = (uint8_t)(37 * i + n);
+        pd_base32(p, n, s);
+        ck_assert_uint_eq(strlen(s), pd_base32_size(n));
+        ck_assert_int_eq(pd_unbase32(s, strlen(s), q, sizeof q), (int)n);
+        ck_assert_mem_eq(p, q, n);
+        pd_hex(p, n, s);
+        ck_assert(pd_unhex(s, q, n));
+        ck_assert_mem_eq(p, q, n);
+    }
+    ck_assert_int_eq(pd_unbase32("a", 1, q, sizeof q), -1);
+    ck_assert_int_eq(pd_unbase32("ab", 2, q, sizeof q), -1);
+    ck_assert_int_eq(pd_unbase32("0000", 4, q, sizeof q), -1);
+    ck_assert(!pd_unhex("0g", q, 1));
+}
+END_TEST
+
+START_TEST(replace_writes_whole_files_and_errors_name_the_path) {
+    char path[] = "/tmp/pd-base-XXXXXX";
+    close(mkstemp(path));
+    ck_assert_int_eq(pd_file_replace(path, "hello", 5, 0600), PD_OK);
+    uint8_t *p;
+    size_t n;
+    ck_assert_int_eq(pd_file_read(path, 100, &p, &n), PD_OK);
+    ck_assert(n == 5 && memcmp(p, "hello", 6) == 0);
+    free(p);
+    ck_assert_int_eq(pd_file_read(path, 4, &p, &n), PD_EFORMAT);
+    unlink(path);
+    ck_assert_int_eq(pd_file_read(path, 100, &p, &n), PD_ENOENT);
+    ck_assert(strstr(pd_fail_text(), path) != NULL);
+}
+END_TEST
+
+static void add_tests(TCase *tc) {
+    tcase_add_test(tc, varint_is_minimal_and_round_trips);
+    tcase_add_test(tc, reader_never_runs_past_its_end);
+    tcase_add_test(tc, hex_and_base32_round_trip);
+    tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_path);
+}
+
+PD_TEST_MAIN("base", 30)
