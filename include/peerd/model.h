@@ -1,0 +1,135 @@
+/* model.h - a decoder-only transformer of the Llama family: packed batches in, losses (and gradients) out.
+ *
+ *   data > tokens > LOSS PAIR > byte > ledger > gossip > replay > weights
+ *
+ *   x = E[ids];  per layer:  x += O(attn(rope(Q h), rope(K h), V h)), h = rms(x);   x += D(silu(G h) . U h), h = rms(x)
+ *   logits = W_head rms(x)                                   [1], [2], [3]; every matrix W may carry a low-rank addition
+ *
+ * Weights are const after open, packed once for oneDNN (bf16 or f32) in huge pages.  A work area is sized once; after
+ * that no step allocates.  One traversal evaluates several sides: the batch is laid once a side, base products run once
+ * over all rows, the low-rank addition per side.  Sequences are packed without padding; attention stays within a
+ * sequence.  Logits exist only in slices, and only for positions that carry loss.
+ * Losses need not be bit-equal between machines.  Uses one pool of threads, oneDNN's; one caller at a time per work.
+ *
+ * Shapes: T tokens of a batch, S sides, R = S*T rows, C width, F feed-forward width, H heads, HD head width, V vocabulary,
+ *         L layers, r rank.  Fastest last.
+ *
+ * [1] Touvron et al. 2023, LLaMA, 2302.13971       [2] Su et al. 2021, RoFormer, 2104.09864
+ * [3] Ainslie et al. 2023, GQA, 2305.13245         [4] Hu et al. 2021, LoRA, 2106.09685
+ */
+#ifndef PEERD_MODEL_H
+#define PEERD_MODEL_H
+
+#include "peerd/data.h"
+
+typedef enum pd_compute { PD_COMPUTE_AUTO, PD_COMPUTE_F32, PD_COMPUTE_BF16 } pd_compute;
+
+/* The matrices of a layer that may carry an addition, in this order everywhere (spaces, files, gradients). */
+typedef enum pd_target { PD_Q, PD_K, PD_V, PD_O, PD_GATE, PD_UP, PD_DOWN, PD_TARGETS } pd_target;
+extern const char *const pd_target_names[PD_TARGETS]; /* "q" "k" "v" "o" "gate" "up" "down" */
+
+typedef struct pd_model_opts {
+    pd_compute compute; /* AUTO: bf16 where the processor has AVX-512 BF16 or AMX, else f32 */
+    unsigned threads;   /* 0: as many as the cores this process may use */
+    bool backward;      /* also pack what reverse mode needs (doubles the memory of the targets) */
+} pd_model_opts;
+
+typedef struct pd_model_info {
+    char name[64], arch[16];
+    uint32_t n_layers, width, n_heads, n_kv_heads, head_width, ff, vocab, context;
+    float rope_base, rms_eps;
+    bool tied;              /* the head is the embedding */
+    uint64_t n_params;
+    pd_compute compute;     /* what was chosen */
+    size_t packed_bytes;    /* memory of the packed weights */
+} pd_model_info;
+
+typedef struct pd_model pd_model;
+
+/* Pack a model.  Borrows nothing from g after return.  gives *out.
+ * Errors: PD_EUNSUPPORTED (architecture, tensor type, bf16 asked for on a processor without it; named),
+ *         PD_EFORMAT (missing tensor, wrong shape; named), PD_ENOMEM.
+ */
+PD_CHECKED pd_err pd_model_open(const pd_gguf *g, const pd_model_opts *opts, pd_model **out);
+void pd_model_close(pd_model *m);
+const pd_model_info *pd_model_info_of(const pd_model *m);
+
+/* Shape of a target matrix W (out, in): y = W x.  The same in every layer. */
+void pd_model_shape(const pd_model_info *info, pd_target t, uint32_t *out, uint32_t *in);
+
+/* Low-rank additions to the target matrices: y += up^T (down x), i.e. dW = sum_k up[k] down[k]^T.
+ * Entry [layer * PD_TARGETS + target]; rank 0 = none.  Everything borrowed.  The factor of a LoRA (alpha / r) is the
+ * caller's to fold into `up`.
+ */
+typedef struct pd_lowrank {
+    uint32_t rank;
+    const float *down; /* (rank, in)  */
+    const float *up;   /* (rank, out) : transposed, so that rank is slowest in both */
+} pd_lowrank;
+typedef struct pd_adapter {
+    const pd_lowrank *at; /* (L * PD_TARGETS) */
+} pd_adapter;
+
+enum { PD_SIDES_MAX = 2, PD_RANK_MAX = 64 };
+
+/* A batch of examples, packed.  Capacity is fixed at open. */
+typedef struct pd_batch pd_batch;
+PD_CHECKED pd_err pd_batch_open(uint32_t max_tokens, uint32_t max_examples, pd_batch **out);
+void pd_batch_close(pd_batch *b);
+void pd_batch_clear(pd_batch *b);
+/* Append one example; false (batch unchanged) if it does not fit.  Copies. */
+bool pd_batch_add(pd_batch *b, const pd_example *e);
+uint32_t pd_batch_tokens(const pd_batch *b);
+uint32_t pd_batch_examples(const pd_batch *b);
+
+/* Loss of one side.  A unit is a scored token (NLL) or a record (CHOICE); loss = sum / units. */
+typedef struct pd_loss {
+    double sum;        /* of the units' losses, nats; not finite if any is not */
+    uint64_t units;
+    uint64_t choices;  /* units that were choice records ... */
+    uint64_t correct;  /* ... and those whose best choice was the answer */
+} pd_loss;
+static inline double pd_loss_mean(const pd_loss *l) {
+    return l->units ? l->sum / (double)l->units : 0.0;
+}
+
+/* Activations of one caller.  sides is 1 or 2; backward needs sides = 1 use and keeps every layer's activations. */
+typedef struct pd_work pd_work;
+PD_CHECKED pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned sides, bool backward, pd_work **out);
+void pd_work_close(pd_work *w);
+size_t pd_work_bytes(const pd_work *w);
+
+/* Losses of a batch under each side's adapter.
+ *
+ *   sides  in   (n) adapters, n <= sides of the work; NULL = the base alone.  Rank may differ between sides and targets.
+ *   out    out  (n) losses
+ *   nll    out  if not NULL: the losses of the units of side 0 in batch order (pd_batch units), for tests and eval
+ */
+void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *const sides[], unsigned n,
+                      pd_loss *out, float *nll);
+
+/* Loss and its gradient through one side.  For each target matrix, in backward order, `sink` sees what its gradient is
+ * made of:  dL/dW = dy^T x  (out, in), L = loss sum / units, both matrices row-major over the T rows of the batch.
+ * They are borrowed until sink returns.  Needs a model and a work opened with `backward`.
+ */
+typedef void pd_grad_sink(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x, const float *dy);
+void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side, pd_grad_sink *sink,
+                       void *ctx, pd_loss *out);
+
+/* Generation: append ids to a sequence's cache and get the logits (V) of the last one. */
+typedef struct pd_session pd_session;
+PD_CHECKED pd_err pd_session_open(const pd_model *m, uint32_t max_tokens, pd_session **out);
+void pd_session_close(pd_session *s);
+/* Errors: PD_EFULL (max_tokens reached). */
+PD_CHECKED pd_err pd_session_push(pd_session *s, const pd_adapter *side, const uint32_t *ids, uint32_t n, float *logits);
+
+/* Dense helper on the same engine and threads (the one door to oneDNN): c (m, n) = alpha * op(a) op(b) + beta * c,
+ * float32, row-major; ta: a is stored (k, m); tb: b is stored (n, k).
+ */
+void pd_gemm(bool ta, bool tb, size_t m, size_t n, size_t k, float alpha, const float *a, const float *b, float beta,
+             float *c);
+
+/* Run fn(ctx, i) for i in [0, n) on the engine's pool. */
+void pd_parallel(size_t n, void (*fn)(void *ctx, size_t i), void *ctx);
+
+#endif

@@ -1,0 +1,53 @@
+/* tokenizer.h - text to token ids and back, from the tokenizer embedded in a GGUF file.
+ *
+ *   data > TOKENS > loss pair > byte > ledger > gossip > replay > weights
+ *
+ * Two kinds: `gpt2`, byte-level BPE (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`, `default`, by PCRE2)
+ * and `llama`, SentencePiece-style BPE by score with byte fallback.  Any other kind or pre-tokenizer is refused by
+ * name.  Ids equal llama.cpp's on the test vectors.  A tokenizer is read-only after open; encode needs a scratch
+ * of its own a thread, which it allocates and frees.
+ *
+ * [1] Sennrich, Haddow, Birch 2016, Neural machine translation of rare words with subword units, 1508.07909
+ */
+#ifndef PEERD_TOKENIZER_H
+#define PEERD_TOKENIZER_H
+
+#include "peerd/gguf.h"
+
+typedef struct pd_tokenizer pd_tokenizer;
+
+PD_CHECKED pd_err pd_tokenizer_open(const pd_gguf *g, pd_tokenizer **out);
+void pd_tokenizer_close(pd_tokenizer *t);
+
+/* Token ids of a text.
+ *
+ *   text     in   UTF-8 (invalid bytes are taken as bytes), n bytes
+ *   special  in   true: the texts of control and user-defined tokens in `text` become those tokens
+ *   ids      out  fresh memory (gives), *count ids, each < vocabulary; no BOS or EOS is added
+ *
+ * Errors: PD_ENOMEM.
+ */
+PD_CHECKED pd_err pd_tokenizer_encode(const pd_tokenizer *t, const char *text, size_t n, bool special, uint32_t **ids,
+                                      size_t *count);
+
+/* The bytes of one token as they appear in text (control tokens give their name).  Borrowed from `buf` of 512 bytes or
+ * the tokenizer; *n bytes.
+ */
+const char *pd_tokenizer_piece(const pd_tokenizer *t, uint32_t id, char buf[512], size_t *n);
+
+uint32_t pd_tokenizer_vocab(const pd_tokenizer *t);
+bool pd_tokenizer_adds_bos(const pd_tokenizer *t);
+/* Ids, or UINT32_MAX where the file names none. */
+uint32_t pd_tokenizer_bos(const pd_tokenizer *t);
+uint32_t pd_tokenizer_eos(const pd_tokenizer *t);
+/* Id of a token by its exact text, or UINT32_MAX. */
+uint32_t pd_tokenizer_find(const pd_tokenizer *t, const char *text);
+
+/* Chat template family, told from the file's template by its markers.  PD_CHAT_NONE: `messages` are refused. */
+typedef enum pd_chat { PD_CHAT_NONE, PD_CHAT_CHATML, PD_CHAT_LLAMA2, PD_CHAT_ZEPHYR } pd_chat;
+pd_chat pd_tokenizer_chat(const pd_tokenizer *t);
+
+/* Digest of everything the ids depend on (kind, pre-tokenizer, tokens, types, scores, merges). */
+void pd_tokenizer_digest(const pd_tokenizer *t, uint8_t out[32]);
+
+#endif
