@@ -1,0 +1,62 @@
+/* manifest.h - the immutable description of a run: everything replay depends on.
+ *
+ *   data > tokens > loss pair > byte > LEDGER > GOSSIP > REPLAY > weights
+ *
+ * Canonical text: one `key = value` line a field, sorted by key, one spelling a value, newline-terminated.  Its
+ * BLAKE2b-256 is the run id, which is mixed into every seal, direction and handshake.  Decoding accepts exactly what
+ * encoding writes (re-encoding must give the same bytes), so a run has one text.
+ */
+#ifndef PEERD_MANIFEST_H
+#define PEERD_MANIFEST_H
+
+#include "peerd/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum pd_space_kind { PD_SPACE_ALIGNED, PD_SPACE_LORA } pd_space_kind;
+typedef enum pd_schedule_kind { PD_SCHEDULE_CONSTANT, PD_SCHEDULE_LINEAR, PD_SCHEDULE_COSINE } pd_schedule_kind;
+
+enum { PD_MANIFEST_MAX = 4096, PD_MANIFEST_FORMAT = 1 };
+
+/* Fixed-point fields count units of 2^-40. */
+typedef struct pd_manifest {
+    uint8_t model_digest[32], tokenizer_digest[32];
+    char model_name[64], model_arch[16]; /* printable ASCII; other characters are written as '?' */
+    pd_space_kind space;
+    uint32_t rank;           /* 1..64 */
+    uint32_t alpha;          /* lora: dW = alpha / rank * B A; 0 for aligned */
+    uint32_t targets;        /* bit t: target t (pd_target) is trained */
+    uint8_t basis_digest[32];/* aligned: BLAKE2b-256 of the basis file */
+    uint64_t basis_bytes;    /* aligned: its size; 0 for lora */
+    uint8_t seed[32];        /* lora: seed of A_0; zero for aligned */
+    uint32_t unit_bits;      /* F: a counts units of 2^-F, 8..30 */
+    uint64_t n_coords;       /* d */
+    uint64_t eps;            /* probe distance */
+    uint64_t scale;          /* byte scale: |g| = scale * 2^((c-1)/6-10) */
+    uint64_t lr;             /* learning rate at step 0 */
+    uint64_t lr_min;         /* floor of a decaying schedule */
+    pd_schedule_kind schedule;
+    uint64_t decay_records;  /* N of the schedule: records of one author until the floor; 0 for constant */
+    uint32_t seal_bytes_per_s; /* B_sig of T_seal = clamp(N * 69 / B_sig, 2 s, 900 s) */
+    uint32_t rate_max;       /* records a second and author, sustained */
+    uint32_t invites_max;    /* outstanding invites a member */
+    uint8_t founder[32];     /* Ed25519 public key */
+    uint8_t nonce[16];       /* makes two runs of equal settings two runs */
+} pd_manifest;
+
+/* Canonical text into out (room PD_MANIFEST_MAX), *n bytes without terminator. */
+void pd_manifest_write(const pd_manifest *m, char out[PD_MANIFEST_MAX], size_t *n);
+/* Errors: PD_EFORMAT (names the line), PD_EUNSUPPORTED (a newer format, an unknown kind). */
+PD_CHECKED pd_err pd_manifest_read(const char *text, size_t n, pd_manifest *out);
+void pd_manifest_run_id(const pd_manifest *m, uint8_t run[32]);
+
+/* Fixed point of 2^-40, for people: a decimal with as many digits as needed to come back to the same integer. */
+void pd_fixed_text(uint64_t v, char out[32]);
+/* From a positive double.  Errors: PD_EUSAGE (not finite, negative, zero or too large). */
+PD_CHECKED pd_err pd_fixed_of(double v, uint64_t *out);
+static inline double pd_fixed_value(uint64_t v) {
+    return (double)v / 1099511627776.0;
+}
+
+#endif
