@@ -1,0 +1,266 @@
+/* core.h - the gossip core: who is a member, who is linked, which bytes are where, what to say next.
+ *
+ *   data > tokens > loss pair > byte > ledger <> GOSSIP <> other peers
+ *
+ * Pure: events in, actions out.  No clock, no I/O, no globals, no allocation after open, no floats,
+ * no randomness but the caller's; so the daemon and the test network run the same code and a seed
+ * repeats a run to the byte.  Times are milliseconds of any steady clock that never goes back.
+ *
+ * What it promises: a byte of one's own leaves only after it is durable (persist before send);
+ * after a start it listens before it speaks; every byte it hands on is covered by a member's seal;
+ * whatever a peer sends, the answer is bounded work.  What it does not: keep log bytes (the driver's
+ * ledger does, and the core reads them when a frame leaves), judge a gradient, replay.
+ *
+ * Today: a full mesh of up to 16 members.  A frame's layout is in frame.h.
+ */
+#ifndef PEERD_CORE_H
+#define PEERD_CORE_H
+
+#include "peerd/addr.h"
+#include "peerd/chain.h"
+
+enum {
+    PD_PEERS_MAX = 16,    /* members a run admits; no invite is honoured beyond */
+    PD_MEMBERS_MAX = 24,  /* members a node can know: room for invites honoured at the same moment */
+    PD_SESSIONS_MAX = 24, /* 16 members, a few doubles while both dial, and guests */
+    PD_ADDRS_MAX = 4,     /* addresses kept a member */
+    PD_NAME_MAX = 32,     /* bytes of a node's name */
+    PD_PENDING_MAX = 4096, /* own gradients not yet sealed */
+    PD_FRAME_MAX = 16384,
+    PD_TEXT_MAX = 160,    /* a note, with its end */
+    /* A frame holds at most 16384 / 69 sealed segments; the rest is bounded by the tables above. */
+    PD_ACTIONS_MAX = 384,
+};
+
+typedef struct pd_core pd_core;
+
+/* ---- what the core is given -------------------------------------------------------------- */
+
+typedef struct pd_core_crypto {
+    void *ctx;
+    void (*sign)(void *ctx, const void *msg, size_t n, uint8_t sig[64]); /* by the node's own key */
+    bool (*verify)(void *ctx, const uint8_t pub[32], const void *msg, size_t n, const uint8_t sig[64]);
+    uint64_t (*random)(void *ctx);
+} pd_core_crypto;
+
+/* The driver's ledger, read from memory, and its files.  `seal` says where a log stands: n bytes and
+ * their seal; false (n = 0) for a log it does not hold.  `read` copies up to `room` sealed bytes and
+ * returns how many there were.  `file` serves a file by the first 16 bytes of its digest: returns the
+ * bytes copied from `offset` and sets *total, 0 where there is no such file; may be NULL.
+ */
+typedef struct pd_core_log {
+    void *ctx;
+    bool (*seal)(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]);
+    size_t (*read)(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out, size_t room);
+    size_t (*file)(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
+                   uint64_t *total);
+} pd_core_log;
+
+typedef struct pd_known_addr {
+    uint8_t key[32];
+    pd_addr addr;
+} pd_known_addr;
+
+typedef struct pd_core_conf {
+    uint8_t run[32], key[32], founder[32]; /* key: the node's own */
+    uint32_t incarnation;                  /* as last given by PD_ACT_META, else 0 */
+    const char *manifest;                  /* canonical text, for guests; borrowed while open */
+    size_t manifest_bytes;
+    char name[PD_NAME_MAX + 1];
+    pd_addr listen[PD_ADDRS_MAX]; /* where others can dial this node; published when it changes */
+    uint32_t n_listen;            /* 0: others cannot */
+    const pd_known_addr *known;   /* addresses from a ticket or remembered; borrowed during open */
+    uint32_t n_known;
+    uint32_t seal_bytes_per_s; /* B_sig of T_seal = clamp(N * 69 / B_sig, 2 s, 900 s); 0: 1000 */
+    uint32_t seal_ms;          /* T_seal itself, 0: from B_sig */
+    uint32_t seal_records;     /* seal at so many unsealed records; 0: 4096 */
+    uint32_t stage_bytes;      /* unsealed bytes held for each of 4 logs catching up; 0: 1 MiB, and
+                                * so the longest gap in one log that can be caught up */
+    bool solo;                 /* speak without listening first */
+    bool restored;             /* the store was copied or restored: listen for 5 minutes */
+} pd_core_conf;
+
+/* ---- events ------------------------------------------------------------------------------ */
+
+typedef enum pd_event_kind {
+    PD_EV_TICK,         /* time passed                          -                                   */
+    PD_EV_SESSION_UP,   /* an authenticated session             session, key, outbound;             */
+                        /*   inbound by a one-time key:         guest, invite, key = that CURVE key */
+    PD_EV_SESSION_DOWN, /* it is no more                        session                             */
+    PD_EV_FRAME,        /* one message of it                    session, p, n                       */
+    PD_EV_DIAL_FAILED,  /* a PD_ACT_DIAL came to nothing        key                                 */
+    PD_EV_CLOGGED,      /* the transport took no more; the driver keeps the one frame   session     */
+    PD_EV_FLOWING,      /* that frame has left                  session                             */
+    PD_EV_GRADIENT,     /* one own record                       author, at = its step, byte         */
+    PD_EV_FLUSH,        /* seal what is pending, now            -                                   */
+    PD_EV_STORED,       /* own bytes are durable                author, stream, at = n, all of them */
+    PD_EV_STORE_FAILED, /* own bytes could not be stored        author, stream                      */
+    PD_EV_LISTEN,       /* own addresses changed                addrs, n = how many                 */
+    PD_EV_ADDRESS,      /* someone may be dialled there         key, addrs (one)                    */
+    PD_EV_FETCH,        /* get a file in pieces                 digest, at = offset, n = total bytes */
+    PD_EV_STOP,         /* seal, store, tell, close; with `leave`, for good                         */
+} pd_event_kind;
+
+typedef struct pd_event {
+    pd_event_kind kind;
+    uint64_t session; /* the driver's number, never reused */
+    uint8_t key[32];
+    uint64_t invite;
+    bool outbound, guest, leave;
+    uint8_t stream, byte;
+    pd_author author;
+    uint64_t at;
+    const uint8_t *p; /* borrowed until the actions of this step have been carried out */
+    size_t n;
+    const pd_addr *addrs;
+    uint8_t digest[16];
+} pd_event;
+
+/* ---- actions ----------------------------------------------------------------------------- */
+
+typedef enum pd_action_kind {
+    PD_ACT_SEND,   /* session, p, n: one message.  No room: keep it, and give PD_EV_CLOGGED        */
+    PD_ACT_CLOSE,  /* session, text: close it; no PD_EV_SESSION_DOWN need follow                   */
+    PD_ACT_DIAL,   /* key, addr: PD_EV_SESSION_UP or PD_EV_DIAL_FAILED must follow                 */
+    PD_ACT_ALLOW,  /* key: a member; the transport admits it from now on                           */
+    PD_ACT_DENY,   /* key: no longer                                                               */
+    PD_ACT_STORE,  /* author, stream, at = from, p, n, seal (of at + n), own.  Someone else's: append
+                    *   to the ledger at once, persist when convenient.  Own: commit, then append,
+                    *   then PD_EV_STORED; or PD_EV_STORE_FAILED                                   */
+    PD_ACT_META,   /* at = own incarnation from now on: durable no later than the next own STORE    */
+    PD_ACT_SPEAK,  /* pd_core_may_speak has a new answer: own step, author or leave to speak        */
+    PD_ACT_INVITE_USED, /* invite: a MEMBER record for it is written                                */
+    PD_ACT_FILE,   /* digest, at = offset, p, n: a piece of a fetched file, in order; the driver
+                    *   checks the digest of the whole and fetches again from 0 if it is wrong      */
+    PD_ACT_NOTE,   /* level (pd_log_level), text: a state change worth a log line                    */
+    PD_ACT_STOPPED, /* after PD_EV_STOP: everything said, sessions closed                           */
+    PD_ACT_FATAL,  /* at = exit status, text: the process must end (75: another live copy of us)    */
+    PD_ACT_MANIFEST, /* joining only: p, n = the manifest's text, checked against the ticket         */
+    PD_ACT_JOINED, /* joining only: the STOREs before it hold everything that was sent               */
+    PD_ACT_REFUSED, /* joining only: at = pd_err, text                                               */
+} pd_action_kind;
+
+typedef struct pd_action {
+    pd_action_kind kind;
+    uint64_t session;
+    const uint8_t *p; /* the core's or the event's; good until the next step */
+    size_t n;
+    uint64_t at, invite;
+    pd_author author;
+    uint8_t stream;
+    bool own;
+    int level;
+    uint8_t key[32], seal[64], digest[16];
+    pd_addr addr;
+    const char *text; /* good until the next step */
+} pd_action;
+
+/* ---- the core ---------------------------------------------------------------------------- */
+
+/* Memory that a core of this configuration needs: the bound of everything it will ever hold. */
+size_t pd_core_bytes(const pd_core_conf *conf);
+
+/* Build a core in the caller's memory (aligned to 64), from what the ledger holds: members by fixpoint over the control
+ * logs from the founder, then every member's logs, whose chains are checked against their seals.
+ * Actions of the start (ALLOW for each member) come out of the first step.
+ *
+ * Errors: PD_EUSAGE (own or founder's key missing), PD_ENOMEM (arena too small), PD_EMISMATCH (a
+ *         log in the ledger is not what its seal covers), PD_EFULL (more members than the table).
+ */
+PD_CHECKED pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, const pd_core_log *log,
+                               uint64_t now_ms, void *arena, size_t arena_bytes, pd_core **out);
+
+/* Take one event, say what to do.  `max` >= PD_ACTIONS_MAX.  Carry the actions out in order before
+ * the next step.  Returns how many.
+ */
+size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *out, size_t max);
+
+/* When the next PD_EV_TICK is due; may lie in the past (at once); UINT64_MAX: never. */
+uint64_t pd_core_wake(const pd_core *c);
+
+/* May an own record be made now, and which?  Gives author and step of the next one.  False while
+ * listening, stopping, or when 4096 records wait for a store that fails.
+ */
+bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step);
+
+/* Local invariants.  false and a reason if one is broken: that is our bug. */
+bool pd_core_check(const pd_core *c, char *why, size_t room);
+/* A hash of what the core knows, for traces. */
+uint64_t pd_core_state_hash(const pd_core *c);
+
+/* ---- what people see --------------------------------------------------------------------- */
+
+typedef enum pd_voice { PD_VOICE_LISTENING, PD_VOICE_SPEAKING, PD_VOICE_STOPPING, PD_VOICE_SILENCED } pd_voice;
+typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT } pd_member_state;
+typedef enum pd_link_state { PD_LINK_NONE, PD_LINK_DIALING, PD_LINK_UP, PD_LINK_SUSPECT } pd_link_state;
+
+typedef struct pd_core_status {
+    pd_author own;
+    uint64_t step;        /* own records in all, unsealed ones included */
+    uint64_t sealed;      /* of them, sealed and durable */
+    uint32_t unsealed;    /* of them, not yet */
+    uint64_t unsealed_ms; /* age of the oldest of those */
+    uint64_t seal_ms;     /* T_seal */
+    pd_voice voice;
+    uint32_t heard, wanted; /* listening: sessions compared with, and how many are wanted */
+    const char *why;        /* one phrase for a person: why it does not speak; "" if it does */
+    uint32_t members, links; /* others; sessions with them */
+    uint64_t records;        /* gradient bytes held, of everyone */
+    uint64_t missing;        /* bytes that someone linked has and this node lacks */
+    uint64_t bytes_in, bytes_out, frames_in, frames_out; /* frames as handed over, all sessions */
+    uint64_t bad_seals, bad_frames, duplicates; /* of duplicate bytes: count */
+    uint64_t vv_hash;
+    uint64_t fetched, fetch_total; /* the file being fetched; total 0: none */
+} pd_core_status;
+
+typedef struct pd_peer_status {
+    uint8_t key[32];
+    char name[PD_NAME_MAX + 1];
+    pd_addr addr; /* the last one known */
+    pd_member_state member;
+    pd_link_state link;
+    uint64_t session;     /* 0: none */
+    bool outbound;
+    uint32_t incarnation;  /* the newest */
+    uint64_t records;      /* gradient bytes of theirs that we hold, all incarnations */
+    uint64_t missing;      /* bytes they told of that we lack */
+    uint64_t behind;       /* bytes we hold that they are not known to have; linked peers only */
+    uint64_t bytes_in, bytes_out; /* all sessions since start */
+    uint32_t rtt_ms;       /* 0: not known */
+    uint64_t quiet_ms;     /* since anything was heard of them */
+} pd_peer_status;
+
+void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out);
+/* The i-th other member, in the order of admission; false past the last. */
+bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_status *out);
+bool pd_core_is_member(const pd_core *c, const uint8_t key[32]);
+
+/* ---- joining: the other side of an invite --------------------------------------------------- */
+
+/* A node without a run has no core yet.  This second machine dials the inviter with the ticket's
+ * one-time key, proves its own key, receives manifest and control logs, checks them, and ends.
+ * It takes PD_EV_TICK, SESSION_UP, SESSION_DOWN, FRAME, DIAL_FAILED and gives DIAL (to be dialled with the
+ * one-time key), SEND, CLOSE, NOTE, and at the end either MANIFEST, STORE..., JOINED or REFUSED.
+ */
+typedef struct pd_join pd_join;
+
+typedef struct pd_join_conf {
+    uint8_t net[16];     /* from the ticket: the run id begins with it */
+    uint8_t inviter[32];
+    uint8_t guest[32];   /* one-time CURVE public key */
+    const pd_addr *addrs; /* the inviter's; borrowed during open */
+    uint32_t n_addrs;     /* 1..PD_ADDRS_MAX */
+    uint8_t key[32];      /* own */
+    pd_addr listen;       /* family 0: cannot be dialled */
+    char name[PD_NAME_MAX + 1];
+    uint64_t timeout_ms;  /* give up after; 0: 60 s */
+} pd_join_conf;
+
+size_t pd_join_bytes(void);
+/* Errors: PD_EUSAGE, PD_ENOMEM. */
+PD_CHECKED pd_err pd_join_open(const pd_join_conf *conf, const pd_core_crypto *crypto, uint64_t now_ms, void *arena,
+                               size_t arena_bytes, pd_join **out);
+size_t pd_join_step(pd_join *j, uint64_t now_ms, const pd_event *e, pd_action *out, size_t max);
+uint64_t pd_join_wake(const pd_join *j);
+
+#endif
