@@ -11,7 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Elements and bytes of one block of a type; both 0 for a type we do not do. */
+/* Elements and bytes of one block of a type; both 0 for a type whose size is not known here.  Types that are only
+ * measured (Q4_K, IQ4_XS, ...) have a size, so that a file can be checked whole, and are refused by pd_quant_read.
+ */
 size_t pd_quant_block(uint32_t type);
 size_t pd_quant_block_bytes(uint32_t type);
 /* "Q4_1", or "type 23" for one without a name here.  Static text or a per-thread buffer. */

@@ -2,10 +2,11 @@
  *
  *   data > TOKENS > loss pair > byte > ledger > gossip > replay > weights
  *
- * Two kinds: `gpt2`, byte-level BPE (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`, `default`, by PCRE2)
+ * Two kinds: `gpt2`, byte-level BPE [1] (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`, `default`, by PCRE2)
  * and `llama`, SentencePiece-style BPE by score with byte fallback.  Any other kind or pre-tokenizer is refused by
- * name.  Ids equal llama.cpp's on the test vectors.  A tokenizer is read-only after open; encode needs a scratch
- * of its own a thread, which it allocates and frees.
+ * name.  Ids equal llama.cpp's on the test vectors; merging takes n log n, whatever the text.  A tokenizer is read-only
+ * after open (any thread may use it) and keeps nothing of the file it was read from; encode allocates a scratch of its
+ * own and frees it.
  *
  * [1] Sennrich, Haddow, Birch 2016, Neural machine translation of rare words with subword units, 1508.07909
  */
@@ -16,24 +17,37 @@
 
 typedef struct pd_tokenizer pd_tokenizer;
 
+/* The longest text that encode takes at once. */
+enum { PD_TEXT_MAX = 1 << 28 };
+
+/* Read the tokenizer of a file.  gives *out; pd_tokenizer_close takes it (NULL is fine).
+ * Errors: PD_EUNSUPPORTED (kind or pre-tokenizer, named), PD_EFORMAT (a list missing, of the wrong length, or naming a
+ *         token that is not there), PD_ENOMEM.
+ */
 PD_CHECKED pd_err pd_tokenizer_open(const pd_gguf *g, pd_tokenizer **out);
 void pd_tokenizer_close(pd_tokenizer *t);
 
 /* Token ids of a text.
  *
  *   text     in   UTF-8 (invalid bytes are taken as bytes), n bytes
- *   special  in   true: the texts of control and user-defined tokens in `text` become those tokens
+ *   special  in   true: the texts of control tokens in `text` become those tokens (user-defined ones always do)
  *   ids      out  fresh memory (gives), *count ids, each < vocabulary; no BOS or EOS is added
  *
- * Errors: PD_ENOMEM.
+ * Errors: PD_ENOMEM, PD_EFORMAT (longer than PD_TEXT_MAX).
  */
 PD_CHECKED pd_err pd_tokenizer_encode(const pd_tokenizer *t, const char *text, size_t n, bool special, uint32_t **ids,
                                       size_t *count);
 
-/* The bytes of one token as they appear in text (control tokens give their name).  Borrowed from `buf` of 512 bytes or
- * the tokenizer; *n bytes.
+/* The same for a text that continues another one: where the file asks for a space before a text's first word, none is
+ * put before this one.  Differs from pd_tokenizer_encode only for such files.
  */
-const char *pd_tokenizer_piece(const pd_tokenizer *t, uint32_t id, char buf[512], size_t *n);
+PD_CHECKED pd_err pd_tokenizer_encode_more(const pd_tokenizer *t, const char *text, size_t n, bool special,
+                                           uint32_t **ids, size_t *count);
+
+/* The bytes of one token as they appear in text (control tokens give their name).  Borrowed from the tokenizer, *n
+ * bytes, not terminated, perhaps a part of a character.
+ */
+const char *pd_tokenizer_piece(const pd_tokenizer *t, uint32_t id, size_t *n);
 
 uint32_t pd_tokenizer_vocab(const pd_tokenizer *t);
 bool pd_tokenizer_adds_bos(const pd_tokenizer *t);
@@ -47,7 +61,7 @@ uint32_t pd_tokenizer_find(const pd_tokenizer *t, const char *text);
 typedef enum pd_chat { PD_CHAT_NONE, PD_CHAT_CHATML, PD_CHAT_LLAMA2, PD_CHAT_ZEPHYR } pd_chat;
 pd_chat pd_tokenizer_chat(const pd_tokenizer *t);
 
-/* Digest of everything the ids depend on (kind, pre-tokenizer, tokens, types, scores, merges). */
+/* Digest of everything the ids depend on (kind, pre-tokenizer, tokens, types, scores, merges, BOS and space rules). */
 void pd_tokenizer_digest(const pd_tokenizer *t, uint8_t out[32]);
 
 #endif
