@@ -1,0 +1,63 @@
+/* calibrate.h - the aligned space of a run, from a few public examples: gradients, their singular
+ * vectors, a start adapter.
+ *
+ *   data > tokens > LOSS PAIR > byte > ledger > gossip > replay > weights
+ *
+ * Two stages (DESIGN section 5).  1. For every target matrix the leading singular vectors of the
+ * mean loss gradient; in that basis a few first-order steps of Adam [1] give the start adapter C1,
+ * their number chosen by two-fold cross-validation on the calibration text itself.  2. With the
+ * start adapter applied, a second basis from several batch gradients stacked, which holds the
+ * directions in which batches differ, not only their mean.  warm_steps = 0 gives the plain single
+ * basis.
+ *
+ * Singular vectors by randomised subspace iteration [2] on A = sum_b G_b G_b^T (left) and sum_b
+ * G_b^T G_b (right), where G_b = dY_b^T X_b is never formed: only products with k = r + 6 columns.
+ * One pass over the data an iteration.
+ *
+ * [1] Kingma, Ba 2014, Adam, 1412.6980, algorithm 1
+ * [2] Halko, Martinsson, Tropp 2009, Finding structure with randomness, 0909.4061, algorithm 4.4
+ */
+#ifndef PEERD_CALIBRATE_H
+#define PEERD_CALIBRATE_H
+
+#include "peerd/space.h"
+
+enum { PD_WARM_CHOOSE = -1, PD_WARM_STEPS_MAX = 16 };
+
+typedef struct pd_calibrate_opts {
+    uint32_t rank, targets;
+    int warm_steps;      /* steps of the start adapter, PD_WARM_CHOOSE, or 0 for none */
+    float warm_lr;       /* of Adam */
+    unsigned groups;     /* batch gradients stacked for the second basis */
+    uint32_t max_tokens; /* of one backward pass: bounds memory */
+    uint64_t seed;
+} pd_calibrate_opts;
+extern const pd_calibrate_opts
+    pd_calibrate_defaults; /* rank 2, all targets, chosen steps, 5e-3, 4 groups, 1,024 tokens */
+
+typedef struct pd_calibrate_report {
+    double loss_before,
+        loss_start; /* on the calibration text, without and with the start adapter */
+    double accuracy_before, accuracy_start; /* choice records; NAN if there are none */
+    double held[PD_WARM_STEPS_MAX +
+                1]; /* mean loss on the unseen halves after s steps (PD_WARM_CHOOSE) */
+    int held_steps; /* how many of them were tried, 0 if none */
+    int warm_steps; /* what was taken */
+    double seconds;
+} pd_calibrate_report;
+
+/* Calibrate on all of `data`.  The model must be open for backward.  gives *out.
+ * Errors: PD_EUSAGE (fewer than 4 examples, bad rank), PD_ENUMERIC (the loss is not finite),
+ * PD_ENOMEM.
+ */
+PD_CHECKED pd_err pd_calibrate(const pd_model *m, const pd_data *data,
+                               const pd_calibrate_opts *opts, pd_basis **out,
+                               pd_calibrate_report *report);
+
+/* Share of the squared gradient of `data` (mean loss at the basis' start adapter) that lies inside
+ * the second basis: sum_t |U2 G_t V2^T|^2 / sum_t |G_t|^2, the captured share of DESIGN section 5.
+ */
+PD_CHECKED pd_err pd_basis_capture(const pd_model *m, const pd_data *data, const pd_basis *b,
+                                   uint32_t max_tokens, double *share);
+
+#endif

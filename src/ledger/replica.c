@@ -1,0 +1,153 @@
+/* replica.c - the fold of the ledger, kept up to date; see replica.h. */
+#include "peerd/replica.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE = 4096 }; /* bytes read from the ledger at a time */
+
+pd_err pd_replica_open(const pd_manifest *m, pd_replica *out) {
+    memset(out, 0, sizeof *out);
+    pd_replay_of(m, &out->replay);
+    out->d = (size_t)m->n_coords;
+    out->own = UINT32_MAX;
+    out->a = calloc(out->d, sizeof *out->a);
+    return out->a ? PD_OK : pd_fail(PD_ENOMEM, "no memory for %zu coordinates", out->d);
+}
+
+void pd_replica_close(pd_replica *r) {
+    if (r)
+        free(r->a);
+    if (r)
+        memset(r, 0, sizeof *r);
+}
+
+/* Make room for every author of the ledger. */
+static pd_err learn_authors(pd_replica *r, pd_ledger *l) {
+    uint32_t count = pd_ledger_authors(l);
+    if (count > PD_AUTHORS_MAX)
+        return pd_fail(PD_EFULL, "%u authors, more than the %d a replica follows", count,
+                       PD_AUTHORS_MAX);
+    for (; r->n_authors < count; r->n_authors++) {
+        pd_log_info info;
+        bool there = pd_ledger_info(l, r->n_authors, &info);
+        assert(there);
+        (void)there;
+        r->author[r->n_authors] = info.author;
+    }
+    return PD_OK;
+}
+
+/* Own bytes that come back sealed: they are in a already.  Returns how many of the n given ones
+ * were pending. */
+static size_t settle(pd_replica *r, uint32_t index, const uint8_t *bytes, size_t n, bool *same) {
+    size_t k = index == r->own ? (n < r->n_pending ? n : r->n_pending) : 0;
+    *same = memcmp(r->pending, bytes, k) == 0;
+    if (!*same)
+        return 0;
+    memmove(r->pending, r->pending + k, r->n_pending - k);
+    r->n_pending -= (uint32_t)k;
+    return k;
+}
+
+pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, uint64_t *folded) {
+    pd_err e = learn_authors(r, l);
+    *folded = 0;
+    for (uint32_t i = 0; i < r->n_authors && !e; i++) {
+        uint8_t bytes[PIECE];
+        size_t n;
+        while (*folded < most &&
+               (n = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, r->n[i], bytes,
+                                   most - *folded < PIECE ? (size_t)(most - *folded) : PIECE)) >
+                   0) {
+            bool same;
+            size_t settled = settle(r, i, bytes, n, &same);
+            if (!same)
+                return pd_fail(PD_EMISMATCH,
+                               "the ledger holds other bytes of this node than it made");
+            pd_replay_fold(&r->replay, r->a, r->d, &r->author[i], r->n[i] + settled,
+                           bytes + settled, n - settled);
+            r->n[i] += n;
+            r->records += n;
+            *folded += n;
+        }
+    }
+    return e;
+}
+
+pd_err pd_replica_own(pd_replica *r, pd_ledger *l, const pd_author *own) {
+    uint32_t index;
+    pd_err e = pd_ledger_author(l, own, &index);
+    if (!e)
+        e = learn_authors(r, l);
+    if (e || index == r->own)
+        return e;
+    pd_replica_drop_pending(r);
+    r->own = index;
+    return PD_OK;
+}
+
+uint64_t pd_replica_next_step(const pd_replica *r) {
+    assert(r->own != UINT32_MAX);
+    return r->n[r->own] + r->n_pending;
+}
+
+bool pd_replica_add(pd_replica *r, uint8_t byte) {
+    if (r->n_pending == PD_PENDING_MAX)
+        return false;
+    pd_replay_fold(&r->replay, r->a, r->d, &r->author[r->own], pd_replica_next_step(r), &byte, 1);
+    r->pending[r->n_pending++] = byte;
+    return true;
+}
+
+/* Fold the pending bytes out of a copy of the coordinates. */
+static void unfold(const pd_replica *r, int32_t *a) {
+    for (uint32_t k = 0; k < r->n_pending; k++) {
+        uint8_t seed[1][32];
+        uint64_t step = r->n[r->own] + k;
+        int64_t q = pd_byte_coefficient(r->pending[k], pd_schedule_at(&r->replay.schedule, step),
+                                        r->replay.unit_bits);
+        pd_direction_seed(r->replay.run, &r->author[r->own], step, seed[0]);
+        pd_replay_undo(a, r->d, (const uint8_t(*)[32])seed, &q, 1);
+    }
+}
+
+void pd_replica_drop_pending(pd_replica *r) {
+    unfold(r, r->a);
+    r->n_pending = 0;
+}
+
+void pd_replica_sealed(const pd_replica *r, int32_t *out, uint8_t digest[PD_DIGEST_BYTES]) {
+    memcpy(out, r->a, r->d * sizeof *out);
+    unfold(r, out);
+    pd_replay_digest(out, r->d, digest);
+}
+
+pd_err pd_replica_restore(pd_replica *r, pd_ledger *l, const int32_t *a, const pd_author *authors,
+                          const uint64_t *n, uint32_t count) {
+    pd_err e = PD_OK;
+    uint32_t index[PD_AUTHORS_MAX];
+    if (count > PD_AUTHORS_MAX)
+        return pd_fail(PD_EFULL, "the checkpoint names %u authors, more than %d", count,
+                       PD_AUTHORS_MAX);
+    for (uint32_t k = 0; k < count && !e; k++) {
+        pd_log_info info;
+        e = pd_ledger_author(l, &authors[k], &index[k]);
+        if (!e && pd_ledger_info(l, index[k], &info) && info.n[PD_STREAM_GRADIENTS] < n[k])
+            e = pd_fail(PD_EMISMATCH, "the checkpoint holds records that the log does not");
+    }
+    if (!e)
+        e = learn_authors(r, l);
+    if (e)
+        return e;
+    memcpy(r->a, a, r->d * sizeof *a);
+    memset(r->n, 0, sizeof r->n);
+    r->records = 0;
+    r->n_pending = 0;
+    for (uint32_t k = 0; k < count; k++) {
+        r->n[index[k]] = n[k];
+        r->records += n[k];
+    }
+    return PD_OK;
+}

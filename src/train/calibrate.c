@@ -1,0 +1,464 @@
+/* calibrate.c - the two stages of calibration and the captured share; see calibrate.h. */
+#include "peerd/calibrate.h"
+#include "peerd/file.h"
+#include "peerd/fit.h"
+#include "peerd/log.h"
+#include "sketch.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const pd_calibrate_opts pd_calibrate_defaults = {
+    .rank = 2,
+    .targets = (1u << PD_TARGETS) - 1,
+    .warm_steps = PD_WARM_CHOOSE,
+    .warm_lr = 5e-3f,
+    .groups = 4,
+    .max_tokens = 1024,
+    .seed = 1,
+};
+
+enum {
+    ROUNDS = 2,
+    PATIENCE = 4
+}; /* power iterations; steps without a better held-out loss before we stop looking */
+
+/* Everything one calibration works with. */
+typedef struct calibration {
+    const pd_model_info *info;
+    pd_bench bench;
+    pd_subset all;
+    const pd_calibrate_opts *opts;
+} calibration;
+
+/* ---- a basis from gradients
+ * ------------------------------------------------------------------------------------- */
+
+/* Left and right sketches of every target matrix. */
+typedef struct sketches {
+    pd_sketch *left, *right; /* (L * PD_TARGETS), k = 0 where not trained */
+    float *memory, *scratch; /* scratch: products of one matrix and one batch */
+    pd_err err;
+} sketches;
+
+static void sketches_close(sketches *s) {
+    free(s->left);
+    free(s->right);
+    free(s->memory);
+    free(s->scratch);
+}
+
+static pd_err sketches_open(const calibration *c, const pd_basis *b, uint32_t rank, sketches *out) {
+    size_t n = (size_t)c->info->n_layers * PD_TARGETS, floats = 0;
+    uint32_t k = rank + PD_SKETCH_MORE, widest = 0;
+    for (size_t m = 0; m < n; m++) {
+        floats += 2 * (size_t)k * (b->at[m].out + b->at[m].in);
+        widest = b->at[m].out > widest ? b->at[m].out : widest;
+        widest = b->at[m].in > widest ? b->at[m].in : widest;
+    }
+    *out = (sketches){
+        .left = calloc(n, sizeof *out->left),
+        .right = calloc(n, sizeof *out->right),
+        .memory = malloc(floats * sizeof *out->memory),
+        .scratch = malloc((size_t)k * (c->bench.max_tokens + widest) * sizeof *out->scratch),
+    };
+    if (!out->left || !out->right || !out->memory || !out->scratch) {
+        sketches_close(out);
+        return pd_fail(PD_ENOMEM, "no memory for the sketches of a basis");
+    }
+    pd_rng rng = {c->opts->seed};
+    float *p = out->memory;
+    for (size_t m = 0; m < n; m++) {
+        if (!b->at[m].out)
+            continue;
+        pd_sketch_init(&out->left[m], b->at[m].out, k, p, &rng);
+        p += 2 * (size_t)k * b->at[m].out;
+        pd_sketch_init(&out->right[m], b->at[m].in, k, p, &rng);
+        p += 2 * (size_t)k * b->at[m].in;
+    }
+    return PD_OK;
+}
+
+/* y += A q^T for A = M^T M with M = p^T o: o (rows, n) stands on the sketch's side, p (rows, other)
+ * on the other. h = o q^T (rows, k);  g = h^T p (k, other);  h = p g^T (rows, k);  y += h^T o (k,
+ * n)
+ */
+static void add_product(pd_sketch *s, uint32_t rows, const float *o, const float *p, uint32_t other,
+                        float *scratch) {
+    float *h = scratch, *g = scratch + (size_t)rows * s->k;
+    pd_gemm(false, true, rows, s->k, s->n, 1.0f, o, s->q, 0.0f, h);
+    pd_gemm(true, false, s->k, other, rows, 1.0f, h, p, 0.0f, g);
+    pd_gemm(false, true, rows, s->k, other, 1.0f, p, g, 0.0f, h);
+    pd_gemm(true, false, s->k, s->n, rows, 1.0f, h, o, 1.0f, s->y);
+}
+
+static void sketch_gradient(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
+                            const float *dy) {
+    sketches *s = ctx;
+    size_t m = (size_t)layer * PD_TARGETS + t;
+    pd_sketch *left = &s->left[m], *right = &s->right[m];
+    if (!left->k)
+        return;
+    add_product(left, rows, dy, x, right->n, s->scratch); /* G G^T = dY^T X X^T dY */
+    add_product(right, rows, x, dy, left->n, s->scratch); /* G^T G */
+}
+
+/* Examples a batch, so that there are at least `groups` batches. */
+static size_t group_size(const calibration *c, unsigned groups) {
+    return (c->all.n + groups - 1) / groups;
+}
+
+/* Leading singular vectors of the stacked batch gradients at `side`, rounded as the file holds
+ * them, to u and v. */
+static pd_err find_basis(calibration *c, const pd_adapter *side, unsigned groups, uint32_t rank,
+                         pd_basis *b, bool second) {
+    sketches s;
+    pd_err e = sketches_open(c, b, rank, &s);
+    if (e)
+        return e;
+    for (int round = 0; round < ROUNDS && !e; round++) {
+        for (size_t i = 0; i < c->all.n && !e;) {
+            e = pd_bench_fill(&c->bench, &c->all, &i, group_size(c, groups));
+            if (e)
+                break;
+            pd_loss loss;
+            pd_model_backward(c->bench.model, c->bench.work, c->bench.batch, side, sketch_gradient,
+                              &s, &loss);
+            pd_progress(false, "calibrating: %s basis, pass %d of %d, %zu of %zu examples",
+                        second ? "second" : "first", round + 1, ROUNDS, i, c->all.n);
+            if (!isfinite(loss.sum))
+                e = pd_fail(PD_ENUMERIC, "the loss of the calibration text is not finite");
+        }
+        for (size_t m = 0; round + 1 < ROUNDS && m < (size_t)c->info->n_layers * PD_TARGETS; m++)
+            if (s.left[m].k) {
+                pd_sketch_next(&s.left[m]);
+                pd_sketch_next(&s.right[m]);
+            }
+    }
+    for (size_t m = 0; !e && m < (size_t)c->info->n_layers * PD_TARGETS; m++) {
+        pd_basis_matrix *x = &b->at[m];
+        if (!x->out)
+            continue;
+        float *u = second ? x->u2 : x->u1, *v = second ? x->v2 : x->v1;
+        pd_sketch_leading(&s.left[m], rank, u);
+        pd_sketch_leading(&s.right[m], rank, v);
+        for (uint32_t k = 0; k < rank; k++) {
+            pd_basis_round(u + (size_t)k * x->out, x->out);
+            pd_basis_round(v + (size_t)k * x->in, x->in);
+        }
+    }
+    sketches_close(&s);
+    return e;
+}
+
+/* ---- the start adapter
+ * ------------------------------------------------------------------------------------------ */
+
+/* A space over the first basis: its vectors stand as the second of a basis without a start. */
+typedef struct warm {
+    pd_basis *basis;
+    pd_space *space;
+    pd_view *view;
+} warm;
+
+static void warm_close(warm *w) {
+    pd_view_close(w->view);
+    pd_space_close(w->space);
+    pd_basis_free(w->basis);
+}
+
+static pd_err warm_open(const calibration *c, const pd_basis *first, warm *out) {
+    *out = (warm){0};
+    uint32_t r = first->r1;
+    pd_manifest m = {
+        .space = PD_SPACE_ALIGNED, .rank = r, .targets = first->targets, .unit_bits = 26};
+    m.n_coords = pd_space_size(m.space, r, m.targets, c->info);
+    pd_err e = pd_basis_new(c->info, first->targets, 0, r, &out->basis);
+    for (size_t k = 0; !e && k < (size_t)c->info->n_layers * PD_TARGETS; k++) {
+        const pd_basis_matrix *x = &first->at[k];
+        if (!x->out)
+            continue;
+        memcpy(out->basis->at[k].u2, x->u1, (size_t)r * x->out * sizeof(float));
+        memcpy(out->basis->at[k].v2, x->v1, (size_t)r * x->in * sizeof(float));
+    }
+    if (!e)
+        e = pd_space_open(&m, c->info, out->basis, &out->space);
+    if (!e)
+        e = pd_view_open(out->space, &out->view);
+    if (e)
+        warm_close(out);
+    return e;
+}
+
+/* Adam on `train` from zero; after each step the loss of `held` (if any) is added to sums[step].
+ * The coordinates end in c_out if it is not NULL.
+ */
+static pd_err warm_up(calibration *c, warm *w, const pd_subset *train, const pd_subset *held,
+                      int steps, double *sums, float *c_out) {
+    uint64_t d = pd_space_coords(w->space);
+    pd_adam adam;
+    pd_err e = pd_adam_open(d, c->opts->warm_lr, &adam);
+    if (e)
+        return e;
+    double best = INFINITY;
+    int last_better = 0;
+    for (int s = 0; s <= steps && !e; s++) {
+        pd_loss loss;
+        pd_view_set_float(w->view, adam.c);
+        if (held) {
+            e = pd_evaluate(&c->bench, held, pd_view_adapter(w->view), &loss);
+            if (e)
+                break;
+            double mean = pd_loss_mean(&loss);
+            sums[s] += isfinite(mean) ? mean : INFINITY;
+            if (mean < best) {
+                best = mean;
+                last_better = s;
+            } else if (s - last_better >= PATIENCE) {
+                for (int rest = s + 1; rest <= steps; rest++)
+                    sums[rest] = INFINITY;
+                break;
+            }
+        }
+        if (s == steps)
+            break;
+        e = pd_space_gradient(&c->bench, train, w->view, d, adam.grad, &loss);
+        if (!e && !isfinite(loss.sum))
+            e = pd_fail(PD_ENUMERIC,
+                        "the loss of the calibration text is not finite after %d warm-up steps", s);
+        if (!e)
+            pd_adam_step(&adam);
+        pd_progress(false, "calibrating: start adapter, step %d of at most %d, loss %.3f", s + 1,
+                    steps, pd_loss_mean(&loss));
+    }
+    if (!e && c_out)
+        memcpy(c_out, adam.c, d * sizeof *c_out);
+    pd_adam_close(&adam);
+    return e;
+}
+
+/* Two-fold cross-validation: even examples train and odd ones judge, then the other way round. */
+static pd_err choose_steps(calibration *c, warm *w, pd_calibrate_report *report) {
+    size_t n = c->all.n;
+    uint32_t *index = malloc(n * sizeof *index);
+    if (!index)
+        return pd_fail(PD_ENOMEM, "no memory for %zu examples", n);
+    size_t half = (n + 1) / 2;
+    for (size_t i = 0; i < n; i++)
+        index[i % 2 ? half + i / 2 : i / 2] = (uint32_t)i;
+    pd_subset a = {c->all.data, index, half}, b = {c->all.data, index + half, n - half};
+    double sums[PD_WARM_STEPS_MAX + 1] = {0};
+    pd_err e = warm_up(c, w, &a, &b, PD_WARM_STEPS_MAX, sums, NULL);
+    if (!e)
+        e = warm_up(c, w, &b, &a, PD_WARM_STEPS_MAX, sums, NULL);
+    free(index);
+    if (e)
+        return e;
+    int best = 0;
+    for (int s = 0; s <= PD_WARM_STEPS_MAX && isfinite(sums[s]); s++) {
+        report->held[s] = sums[s] / 2;
+        report->held_steps = s;
+        if (sums[s] < sums[best])
+            best = s;
+    }
+    report->warm_steps = best;
+    return PD_OK;
+}
+
+static pd_err make_start(calibration *c, pd_basis *b, pd_calibrate_report *report) {
+    warm w;
+    pd_err e = warm_open(c, b, &w);
+    if (e)
+        return e;
+    report->warm_steps = c->opts->warm_steps;
+    if (c->opts->warm_steps == PD_WARM_CHOOSE)
+        e = choose_steps(c, &w, report);
+    uint64_t d = pd_space_coords(w.space);
+    float *coords = calloc(d, sizeof *coords);
+    if (!e && !coords)
+        e = pd_fail(PD_ENOMEM, "no memory for %llu coordinates", (unsigned long long)d);
+    if (!e && report->warm_steps > 0)
+        e = warm_up(c, &w, &c->all, NULL, report->warm_steps, NULL, coords);
+    size_t per = (size_t)b->r1 * b->r1, at = 0;
+    for (size_t k = 0; !e && k < (size_t)c->info->n_layers * PD_TARGETS; k++)
+        if (b->at[k].out) {
+            memcpy(b->at[k].c1, coords + at, per * sizeof(float));
+            at += per;
+        }
+    free(coords);
+    warm_close(&w);
+    return e;
+}
+
+/* ---- both stages
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* The basis' start adapter as an adapter: a space whose coordinates stay zero. */
+typedef struct start {
+    pd_space *space;
+    pd_view *view;
+} start;
+
+static void start_close(start *s) {
+    pd_view_close(s->view);
+    pd_space_close(s->space);
+}
+
+static pd_err start_open(const pd_model_info *info, const pd_basis *b, start *out) {
+    *out = (start){0};
+    pd_manifest m = {
+        .space = PD_SPACE_ALIGNED, .rank = b->r2, .targets = b->targets, .unit_bits = 26};
+    m.n_coords = pd_space_size(m.space, m.rank, m.targets, info);
+    pd_err e = pd_space_open(&m, info, b, &out->space);
+    if (!e)
+        e = pd_view_open(out->space, &out->view);
+    if (e)
+        start_close(out);
+    return e;
+}
+
+static double accuracy_of(const pd_loss *l) {
+    return l->choices ? (double)l->correct / (double)l->choices : NAN;
+}
+
+static pd_err stages(calibration *c, pd_basis *b, pd_calibrate_report *report) {
+    pd_loss loss;
+    start s = {0};
+    pd_err e = pd_evaluate(&c->bench, &c->all, NULL, &loss);
+    report->loss_before = report->loss_start = pd_loss_mean(&loss);
+    report->accuracy_before = report->accuracy_start = accuracy_of(&loss);
+    if (!e && b->r1)
+        e = find_basis(c, NULL, 1, b->r1, b, false);
+    if (!e && b->r1)
+        e = make_start(c, b, report);
+    if (!e)
+        e = start_open(c->info, b, &s);
+    if (!e)
+        e = find_basis(c, pd_view_adapter(s.view), b->r1 ? c->opts->groups : 1, b->r2, b, true);
+    if (!e)
+        e = pd_evaluate(&c->bench, &c->all, pd_view_adapter(s.view), &loss);
+    if (!e) {
+        report->loss_start = pd_loss_mean(&loss);
+        report->accuracy_start = accuracy_of(&loss);
+    }
+    start_close(&s);
+    return e;
+}
+
+pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_opts *opts,
+                    pd_basis **out, pd_calibrate_report *report) {
+    uint64_t began = pd_clock_ms();
+    calibration c = {.info = pd_model_info_of(m), .all = pd_subset_all(data), .opts = opts};
+    *report = (pd_calibrate_report){0};
+    if (c.all.n < 4)
+        return pd_fail(PD_EUSAGE,
+                       "%zu calibration examples are too few; give at least 4 (32 are usual)",
+                       c.all.n);
+    if (opts->warm_steps > PD_WARM_STEPS_MAX)
+        return pd_fail(PD_EUSAGE, "at most %d warm-up steps", PD_WARM_STEPS_MAX);
+    uint32_t longest = pd_data_longest(data);
+    pd_basis *b = NULL;
+    pd_err e = pd_bench_open(m, longest > opts->max_tokens ? longest : opts->max_tokens, 1, true,
+                             &c.bench);
+    if (!e)
+        e = pd_basis_new(c.info, opts->targets, opts->warm_steps ? opts->rank : 0, opts->rank, &b);
+    if (!e)
+        e = stages(&c, b, report);
+    pd_bench_close(&c.bench);
+    if (e) {
+        pd_basis_free(b);
+        return e;
+    }
+    report->seconds = (double)(pd_clock_ms() - began) / 1e3;
+    *out = b;
+    return PD_OK;
+}
+
+/* ---- the captured share
+ * ----------------------------------------------------------------------------------------- */
+
+/* Sum of the batches' gradients of one data set, whole: (out, in) a matrix.  Only here, where it is
+ * what is asked for. */
+typedef struct gradient {
+    const pd_basis *basis;
+    float **g;
+    float weight;
+} gradient;
+
+static void add_whole(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
+                      const float *dy) {
+    gradient *sum = ctx;
+    size_t k = (size_t)layer * PD_TARGETS + t;
+    const pd_basis_matrix *b = &sum->basis->at[k];
+    if (sum->g[k])
+        pd_gemm(true, false, b->out, b->in, rows, sum->weight, dy, x, 1.0f, sum->g[k]);
+}
+
+static double square(const float *x, size_t n) {
+    double s = 0;
+    for (size_t i = 0; i < n; i++)
+        s += (double)x[i] * (double)x[i];
+    return s;
+}
+
+/* |U G V^T|^2 for the rows of u (r, out) and v (r, in). */
+static double inside(const pd_basis_matrix *b, uint32_t r, const float *g) {
+    float p[PD_RANK_MAX * PD_RANK_MAX];
+    float *ug = malloc((size_t)r * b->in * sizeof *ug);
+    if (!ug)
+        return NAN;
+    pd_gemm(false, false, r, b->in, b->out, 1.0f, b->u2, g, 0.0f, ug);
+    pd_gemm(false, true, r, r, b->in, 1.0f, ug, b->v2, 0.0f, p);
+    free(ug);
+    return square(p, (size_t)r * r);
+}
+
+static pd_err sum_gradient(pd_bench *bench, const pd_subset *all, const pd_adapter *side,
+                           gradient *sum) {
+    for (size_t i = 0; i < all->n;) {
+        size_t from = i;
+        pd_err e = pd_bench_fill(bench, all, &i, all->n);
+        if (e)
+            return e;
+        pd_loss loss;
+        sum->weight = (float)(i - from) / (float)all->n;
+        pd_model_backward(bench->model, bench->work, bench->batch, side, add_whole, sum, &loss);
+    }
+    return PD_OK;
+}
+
+pd_err pd_basis_capture(const pd_model *m, const pd_data *data, const pd_basis *b,
+                        uint32_t max_tokens, double *share) {
+    const pd_model_info *info = pd_model_info_of(m);
+    size_t n = (size_t)info->n_layers * PD_TARGETS;
+    pd_subset all = pd_subset_all(data);
+    pd_bench bench = {0};
+    start s = {0};
+    gradient sum = {.basis = b, .g = calloc(n, sizeof *sum.g)};
+    pd_err e = sum.g ? pd_bench_open(m, max_tokens, 1, true, &bench)
+                     : pd_fail(PD_ENOMEM, "no memory for gradients");
+    for (size_t k = 0; !e && k < n; k++)
+        if (b->at[k].out && !(sum.g[k] = calloc((size_t)b->at[k].out * b->at[k].in, sizeof(float))))
+            e = pd_fail(PD_ENOMEM, "no memory for whole gradients");
+    if (!e)
+        e = start_open(info, b, &s);
+    if (!e)
+        e = sum_gradient(&bench, &all, pd_view_adapter(s.view), &sum);
+    double in = 0, whole = 0;
+    for (size_t k = 0; !e && k < n; k++)
+        if (sum.g[k]) {
+            in += inside(&b->at[k], b->r2, sum.g[k]);
+            whole += square(sum.g[k], (size_t)b->at[k].out * b->at[k].in);
+        }
+    if (!e)
+        *share = whole > 0 ? in / whole : 0;
+    for (size_t k = 0; sum.g && k < n; k++)
+        free(sum.g[k]);
+    free(sum.g);
+    start_close(&s);
+    pd_bench_close(&bench);
+    return e;
+}

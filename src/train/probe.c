@@ -1,0 +1,114 @@
+/* probe.c - the central probe, and the constants of a run read from a few of them; see probe.h. */
+#include "peerd/probe.h"
+#include "peerd/direction.h"
+#include "peerd/log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROPOSE_MAX = 64 };
+
+/* lr = LR_SHARE / curvature.  A step of exactly 1 / (z^T H z) would jump to the minimum along z as
+ * this one batch sees it; the share is what batches of 16 records bear when several sites speak at
+ * once (measured: README, "Constants").
+ */
+static const double LR_SHARE = 0.03;
+static const double EPS_START = 1e-2, EPS_SHARE = 0.01, CLIP_SPREADS = 3;
+
+pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out) {
+    pd_prober p = {.bench = bench, .space = space};
+    pd_err e = pd_view_open(space, &p.plus);
+    if (!e)
+        e = pd_view_open(space, &p.minus);
+    if (e) {
+        pd_prober_close(&p);
+        return e;
+    }
+    *out = p;
+    return PD_OK;
+}
+
+void pd_prober_close(pd_prober *p) {
+    if (!p)
+        return;
+    pd_view_close(p->plus);
+    pd_view_close(p->minus);
+    *p = (pd_prober){0};
+}
+
+void pd_probe_at(pd_prober *p, const int32_t *a, const uint8_t *signs, float eps, pd_probe *out) {
+    pd_view_set(p->plus, a, signs, eps);
+    pd_view_set(p->minus, a, signs, -eps);
+    const pd_adapter *sides[2] = {pd_view_adapter(p->plus), pd_view_adapter(p->minus)};
+    pd_loss loss[2];
+    pd_model_forward(p->bench->model, p->bench->work, p->bench->batch, sides, 2, loss, NULL);
+    out->plus = pd_loss_mean(&loss[0]);
+    out->minus = pd_loss_mean(&loss[1]);
+    out->g = (out->plus - out->minus) / (2.0 * (double)eps);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The loss in the middle: both sides at a = 0. */
+static double loss_at_zero(pd_prober *p) {
+    pd_view_set(p->plus, NULL, NULL, 0);
+    const pd_adapter *side = pd_view_adapter(p->plus);
+    pd_loss loss;
+    pd_model_forward(p->bench->model, p->bench->work, p->bench->batch, &side, 1, &loss, NULL);
+    return pd_loss_mean(&loss);
+}
+
+pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned records,
+                  uint64_t seed, pd_proposal *out) {
+    double curvature[PROPOSE_MAX], square = 0, loss = 0;
+    pd_rng rng = {seed};
+    uint32_t *pick = malloc(records * sizeof *pick);
+    size_t d = pd_space_coords(p->space), n_bits = (d + 7) / 8;
+    uint8_t *bits = malloc(n_bits);
+    pd_err e = pick && bits ? PD_OK : pd_fail(PD_ENOMEM, "no memory for calibration probes");
+    count = count > PROPOSE_MAX ? PROPOSE_MAX : count;
+    for (unsigned k = 0; k < count && !e; k++) {
+        uint8_t z[32];
+        for (size_t i = 0; i < 4; i++) {
+            uint64_t word = pd_rng_next(&rng);
+            memcpy(z + 8 * i, &word, 8);
+        }
+        for (unsigned i = 0; i < records; i++)
+            pick[i] = (uint32_t)(data->index ? data->index[pd_rng_below(&rng, data->n)]
+                                             : pd_rng_below(&rng, data->n));
+        pd_subset batch = {data->data, pick, records};
+        size_t next = 0;
+        e = pd_bench_fill(p->bench, &batch, &next, records);
+        if (e)
+            break;
+        pd_probe probe;
+        double zero = loss_at_zero(p);
+        pd_direction_signs(z, bits, d);
+        pd_probe_at(p, NULL, bits, (float)EPS_START, &probe);
+        if (!isfinite(probe.g) || !isfinite(zero))
+            e = pd_fail(PD_ENUMERIC, "the loss of a calibration probe is not finite");
+        curvature[k] = (probe.plus + probe.minus - 2 * zero) / (EPS_START * EPS_START);
+        square += probe.g * probe.g;
+        loss += zero;
+        pd_progress(false, "choosing eps, lr and byte scale: probe %u of %u", k + 1, count);
+    }
+    free(pick);
+    free(bits);
+    if (e)
+        return e;
+    qsort(curvature, count, sizeof *curvature, by_value);
+    pd_proposal r = {.loss = loss / count,
+                     .curvature = curvature[count / 2],
+                     .spread = sqrt(square / count),
+                     .probes = count};
+    double h = fmax(r.curvature, 1e-6), top = CLIP_SPREADS * fmax(r.spread, 1e-6);
+    r.eps = fmin(0.1, fmax(1e-4, sqrt(2 * EPS_SHARE * r.loss / h)));
+    r.lr = LR_SHARE / h;
+    r.scale = top / 2048.0; /* the largest byte is 2^11 scales */
+    *out = r;
+    return PD_OK;
+}
