@@ -1,14 +1,16 @@
-/* chain.h - an author's log: a byte string with a two-level hash chain, and the seal that covers it.
+/* chain.h - an author's log: a byte string with a two-level hash chain, and the seal that covers
+ * it.
  *
  *   data > tokens > loss pair > byte > LEDGER > gossip > replay > weights
  *
  *   C_0     = H("peerd.log.v1"   | run 32 | author key 32 | incarnation LE32 | stream 1)
- *   C_{j+1} = H("peerd.chunk.v1" | C_j | j LE64 | H(bytes[1024 j .. 1024 j + 1023]))            H = BLAKE2b-256
- *   Head(n) = H("peerd.head.v1"  | C_j | n LE64 | bytes[1024 j .. n-1]),  j = n div 1024
- *   seal(n) = Ed25519("peerd.seal.v1" | run 32 | author key 32 | incarnation LE32 | stream 1 | n LE64 | Head(n))
+ *   C_{j+1} = H("peerd.chunk.v1" | C_j | j LE64 | H(bytes[1024 j .. 1024 j + 1023]))            H =
+ * BLAKE2b-256 Head(n) = H("peerd.head.v1"  | C_j | n LE64 | bytes[1024 j .. n-1]),  j = n div 1024
+ *   seal(n) = Ed25519("peerd.seal.v1" | run 32 | author key 32 | incarnation LE32 | stream 1 | n
+ * LE64 | Head(n))
  *
- * Only the newest seal matters: it covers every earlier byte.  A receiver keeps C_j, the tail and n: 1.1 KB an author,
- * whatever the log's length.  Pure: no I/O, no clock, no allocation.
+ * Only the newest seal matters: it covers every earlier byte.  A receiver keeps C_j, the tail and
+ * n: 1.1 KB an author, whatever the log's length.  Pure: no I/O, no clock, no allocation.
  */
 #ifndef PEERD_CHAIN_H
 #define PEERD_CHAIN_H

@@ -94,7 +94,7 @@ uint64_t pd_replica_next_step(const pd_replica *r) {
 }
 
 bool pd_replica_add(pd_replica *r, uint8_t byte) {
-    if (r->n_pending == PD_PENDING_MAX)
+    if (r->n_pending == PD_REPLICA_PENDING_MAX)
         return false;
     pd_replay_fold(&r->replay, r->a, r->d, &r->author[r->own], pd_replica_next_step(r), &byte, 1);
     r->pending[r->n_pending++] = byte;

@@ -1,0 +1,195 @@
+/* ledger.c - byte strings in memory behind one lock; see ledger.h. */
+#include "peerd/ledger.h"
+#include "peerd/bytes.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct stream {
+    uint8_t *bytes;
+    uint64_t n, room;
+    uint8_t seal[64];
+} stream;
+
+typedef struct log {
+    pd_author author;
+    stream s[PD_STREAMS];
+} log;
+
+struct pd_ledger {
+    pthread_mutex_t lock;
+    log *logs;
+    uint32_t n, room;
+    uint32_t *slots; /* open addressing: index + 1, 0 is free; a power of two, at most half full */
+    uint32_t n_slots;
+    uint64_t records;
+};
+
+pd_err pd_ledger_open(pd_ledger **out) {
+    pd_ledger *l = calloc(1, sizeof *l);
+    if (!l)
+        return pd_fail(PD_ENOMEM, "no memory for the ledger");
+    pthread_mutex_init(&l->lock, NULL);
+    *out = l;
+    return PD_OK;
+}
+
+void pd_ledger_close(pd_ledger *l) {
+    if (!l)
+        return;
+    for (uint32_t i = 0; i < l->n; i++)
+        for (int s = 0; s < PD_STREAMS; s++)
+            free(l->logs[i].s[s].bytes);
+    free(l->logs);
+    free(l->slots);
+    pthread_mutex_destroy(&l->lock);
+    free(l);
+}
+
+/* ---- authors ---- */
+
+/* The slot that holds an author, or the free one where it belongs.  Keys are spread evenly: they
+ * are Ed25519 points. */
+static uint32_t *slot_of(const pd_ledger *l, const pd_author *a) {
+    uint64_t at = (pd_load64(a->key) + a->inc) * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+    for (;; at++) {
+        uint32_t *slot = &l->slots[at & (l->n_slots - 1)];
+        if (*slot == 0)
+            return slot;
+        const pd_author *there = &l->logs[*slot - 1].author;
+        if (there->inc == a->inc && memcmp(there->key, a->key, 32) == 0)
+            return slot;
+    }
+}
+
+static bool grow_slots(pd_ledger *l) {
+    if (l->slots && 2 * (l->n + 1) <= l->n_slots)
+        return true;
+    uint32_t bigger = l->n_slots ? 2 * l->n_slots : 32;
+    uint32_t *slots = calloc(bigger, sizeof *slots);
+    if (!slots)
+        return false;
+    free(l->slots);
+    l->slots = slots;
+    l->n_slots = bigger;
+    for (uint32_t i = 0; i < l->n; i++)
+        *slot_of(l, &l->logs[i].author) = i + 1;
+    return true;
+}
+
+static bool grow_logs(pd_ledger *l) {
+    if (l->n < l->room)
+        return true;
+    uint32_t room = l->room ? 2 * l->room : 16;
+    log *logs = realloc(l->logs, room * sizeof *logs);
+    if (!logs)
+        return false;
+    l->logs = logs;
+    l->room = room;
+    return true;
+}
+
+pd_err pd_ledger_author(pd_ledger *l, const pd_author *a, uint32_t *index) {
+    pd_err e = PD_OK;
+    pthread_mutex_lock(&l->lock);
+    uint32_t *slot = l->slots ? slot_of(l, a) : NULL;
+    if (slot && *slot) {
+        *index = *slot - 1;
+    } else if (!grow_slots(l) || !grow_logs(l)) {
+        e = pd_fail(PD_ENOMEM, "no memory for author %u of the ledger", l->n);
+    } else {
+        l->logs[l->n] = (log){.author = *a};
+        *index = l->n++;
+        *slot_of(l, a) = l->n;
+    }
+    pthread_mutex_unlock(&l->lock);
+    return e;
+}
+
+uint32_t pd_ledger_authors(pd_ledger *l) {
+    pthread_mutex_lock(&l->lock);
+    uint32_t n = l->n;
+    pthread_mutex_unlock(&l->lock);
+    return n;
+}
+
+bool pd_ledger_info(pd_ledger *l, uint32_t index, pd_log_info *out) {
+    pthread_mutex_lock(&l->lock);
+    bool there = index < l->n;
+    if (there) {
+        const log *from = &l->logs[index];
+        out->author = from->author;
+        for (int s = 0; s < PD_STREAMS; s++) {
+            out->n[s] = from->s[s].n;
+            memcpy(out->seal[s], from->s[s].seal, 64);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return there;
+}
+
+/* ---- bytes ---- */
+
+static bool grow_stream(stream *s, uint64_t n) {
+    if (n <= s->room)
+        return true;
+    uint64_t room = s->room ? s->room : PD_CHUNK_BYTES;
+    while (room < n)
+        room *= 2;
+    uint8_t *bytes = realloc(s->bytes, room);
+    if (!bytes)
+        return false;
+    s->bytes = bytes;
+    s->room = room;
+    return true;
+}
+
+pd_err pd_ledger_append(pd_ledger *l, uint32_t index, uint8_t stream_id, uint64_t from,
+                        const uint8_t *bytes, size_t n, const uint8_t seal[64]) {
+    assert(stream_id < PD_STREAMS && from + n >= from);
+    pd_err e = PD_OK;
+    pthread_mutex_lock(&l->lock);
+    assert(index < l->n);
+    stream *s = &l->logs[index].s[stream_id];
+    uint64_t held = s->n;
+    if (from > held)
+        e = pd_fail(PD_EMISMATCH, "bytes from %llu do not follow the %llu held",
+                    (unsigned long long)from, (unsigned long long)held);
+    else if (from + n > held && !grow_stream(s, from + n))
+        e = pd_fail(PD_ENOMEM, "no memory for %llu bytes of a log", (unsigned long long)(from + n));
+    else if (from + n > held) { /* what is held already keeps its seal, which covers more */
+        uint64_t skip = held - from;
+        memcpy(s->bytes + held, bytes + skip, n - skip);
+        memcpy(s->seal, seal, 64);
+        s->n = from + n;
+        if (stream_id == PD_STREAM_GRADIENTS)
+            l->records += s->n - held;
+    }
+    pthread_mutex_unlock(&l->lock);
+    return e;
+}
+
+size_t pd_ledger_read(pd_ledger *l, uint32_t index, uint8_t stream_id, uint64_t from, uint8_t *out,
+                      size_t room) {
+    assert(stream_id < PD_STREAMS);
+    size_t n = 0;
+    pthread_mutex_lock(&l->lock);
+    if (index < l->n) {
+        const stream *s = &l->logs[index].s[stream_id];
+        if (from < s->n)
+            n = s->n - from < room ? (size_t)(s->n - from) : room;
+        if (n)
+            memcpy(out, s->bytes + from, n);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return n;
+}
+
+uint64_t pd_ledger_records(pd_ledger *l) {
+    pthread_mutex_lock(&l->lock);
+    uint64_t records = l->records;
+    pthread_mutex_unlock(&l->lock);
+    return records;
+}
