@@ -96,7 +96,7 @@ status() { peerctl -d "$out/$1" status --json 2>/dev/null || true; }
 field() { status "$1" | value "$2" 2>/dev/null || true; }
 wait_for() {  # wait_for NAME FIELD LEAST   until the node's status says so; a node that died, or 5 minutes, end it
     waited=0
-    while now=$(field "$1" "$2") && ! [ "${now:-0}" -ge "$3" ]; do
+    while now=$(field "$1" "$2") && ! { [ -n "$now" ] && [ "$now" -ge "$3" ]; }; do
         kill -0 "$(pid_of "$1")" 2>/dev/null || fail "node $1 stopped: $(tail -n 1 "$out/logs/$1.log")"
         [ $((waited += 1)) -le 600 ] || fail "node $1 does not get on: $2 is ${now:-unknown}, not yet $3"
         sleep 0.5

@@ -3,8 +3,8 @@
     summary.py LOGS STATUS        the folder with testlog.json; what `meson test` itself returned
 
 Check prints one line a file, `100%: Checks: 4, Failures: 0, Errors: 0`: its cases are counted.  A case that finds its
-fixture missing prints a line that begins with `skipped:` and returns: it counts as skipped, not as passed.  A program
-without Check's line counts as one test.
+fixture missing prints a line that begins with `skipped:` and returns: it counts as skipped, not as passed.  Python's
+unittest closes with `Ran 5 tests` and its own sums.  Any other program counts as one test.
 """
 
 import glob
@@ -13,6 +13,7 @@ import re
 import sys
 
 CHECKS = re.compile(r"^\d+%: Checks: (\d+), Failures: (\d+), Errors: (\d+)$", re.M)
+UNITTEST = re.compile(r"^Ran (\d+) tests? in .*\n\n\w+(?: \((.*)\))?$", re.M)
 
 
 def count(test):
@@ -22,6 +23,10 @@ def count(test):
         return 0, 0, 1
     skipped = len(re.findall(r"^skipped: ", out, re.M))
     suites = [tuple(map(int, m)) for m in CHECKS.findall(out)]
+    for ran, sums in UNITTEST.findall(test.get("stderr", "")):
+        of = dict(re.findall(r"(\w+)=(\d+)", sums))
+        suites.append((int(ran), int(of.get("failures", 0)), int(of.get("errors", 0))))
+        skipped += int(of.get("skipped", 0))
     if not suites:
         ok = test["result"] == "OK"
         return (0, 0, skipped) if ok and skipped else (int(ok), int(not ok), 0)
