@@ -70,9 +70,13 @@ typedef struct pd_adapter {
     const pd_lowrank *at; /* (L * PD_TARGETS) */
 } pd_adapter;
 
-enum { PD_SIDES_MAX = 2, PD_RANK_MAX = 64 };
+enum {
+    PD_SIDES_MAX = 2,
+    PD_RANK_MAX = 64,
+    PD_BATCH_CHOICES = 16, /* a batch of T tokens and N examples holds T + 16 N choices */
+};
 
-/* A batch of examples, packed.  Capacity is fixed at open. */
+/* A batch of examples, packed.  Capacity is fixed at open.  Ids must be below the model's vocabulary. */
 typedef struct pd_batch pd_batch;
 PD_CHECKED pd_err pd_batch_open(uint32_t max_tokens, uint32_t max_examples, pd_batch **out);
 void pd_batch_close(pd_batch *b);
@@ -81,6 +85,7 @@ void pd_batch_clear(pd_batch *b);
 bool pd_batch_add(pd_batch *b, const pd_example *e);
 uint32_t pd_batch_tokens(const pd_batch *b);
 uint32_t pd_batch_examples(const pd_batch *b);
+uint32_t pd_batch_units(const pd_batch *b); /* losses: scored tokens and choice records, in the order added */
 
 /* Loss of one side.  A unit is a scored token (NLL) or a record (CHOICE); loss = sum / units. */
 typedef struct pd_loss {
