@@ -14,7 +14,7 @@
 #include "peerd/ledger.h"
 #include "peerd/replay.h"
 
-enum { PD_PENDING_MAX = 4096, PD_AUTHORS_MAX = 16 * PD_INCARNATIONS };
+enum { PD_REPLICA_PENDING_MAX = 4096, PD_AUTHORS_MAX = 16 * PD_INCARNATIONS };
 
 typedef struct pd_replica {
     pd_replay replay;
@@ -25,7 +25,7 @@ typedef struct pd_replica {
     uint32_t n_authors;
     uint64_t records; /* sealed records folded */
     uint32_t own;     /* index of this node's author, or UINT32_MAX while it has none */
-    uint8_t pending[PD_PENDING_MAX]; /* own bytes folded at steps n[own], n[own] + 1, ... */
+    uint8_t pending[PD_REPLICA_PENDING_MAX]; /* own bytes folded at steps n[own], n[own] + 1, ... */
     uint32_t n_pending;
 } pd_replica;
 
@@ -43,11 +43,11 @@ PD_CHECKED pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, 
 /* Speak as this author from now on; pending bytes of another one are taken back. */
 PD_CHECKED pd_err pd_replica_own(pd_replica *r, pd_ledger *l, const pd_author *own);
 
-/* Step of the next own byte; and fold it.  false when PD_PENDING_MAX bytes wait for their seal. */
+/* Step of the next own byte; and fold it.  false when PD_REPLICA_PENDING_MAX bytes wait for their seal. */
 uint64_t pd_replica_next_step(const pd_replica *r);
 bool pd_replica_add(pd_replica *r, uint8_t byte);
-/* Take all pending bytes back. */
-void pd_replica_drop_pending(pd_replica *r);
+/* Take back the pending bytes at `step` and after it. */
+void pd_replica_take_back(pd_replica *r, uint64_t step);
 
 /* The sealed coordinates into out (d), and their digest. */
 void pd_replica_sealed(const pd_replica *r, int32_t *out, uint8_t digest[PD_DIGEST_BYTES]);

@@ -83,7 +83,7 @@ pd_err pd_replica_own(pd_replica *r, pd_ledger *l, const pd_author *own) {
         e = learn_authors(r, l);
     if (e || index == r->own)
         return e;
-    pd_replica_drop_pending(r);
+    pd_replica_take_back(r, 0);
     r->own = index;
     return PD_OK;
 }
@@ -101,26 +101,29 @@ bool pd_replica_add(pd_replica *r, uint8_t byte) {
     return true;
 }
 
-/* Fold the pending bytes out of a copy of the coordinates. */
-static void unfold(const pd_replica *r, int32_t *a) {
-    for (uint32_t k = 0; k < r->n_pending; k++) {
+/* Fold the pending bytes from the k-th on out of coordinates. */
+static void unfold(const pd_replica *r, int32_t *a, uint32_t k) {
+    for (; k < r->n_pending; k++) {
         uint8_t seed[1][32];
         uint64_t step = r->n[r->own] + k;
-        int64_t q = pd_byte_coefficient(r->pending[k], pd_schedule_at(&r->replay.schedule, step),
-                                        r->replay.unit_bits);
+        int64_t q =
+            pd_byte_coefficient(r->pending[k], pd_schedule_at(&r->replay.schedule, step), r->replay.unit_bits);
         pd_direction_seed(r->replay.run, &r->author[r->own], step, seed[0]);
         pd_replay_undo(a, r->d, (const uint8_t(*)[32])seed, &q, 1);
     }
 }
 
-void pd_replica_drop_pending(pd_replica *r) {
-    unfold(r, r->a);
-    r->n_pending = 0;
+void pd_replica_take_back(pd_replica *r, uint64_t step) {
+    if (r->own == UINT32_MAX || step >= pd_replica_next_step(r))
+        return;
+    uint32_t keep = step > r->n[r->own] ? (uint32_t)(step - r->n[r->own]) : 0;
+    unfold(r, r->a, keep);
+    r->n_pending = keep;
 }
 
 void pd_replica_sealed(const pd_replica *r, int32_t *out, uint8_t digest[PD_DIGEST_BYTES]) {
     memcpy(out, r->a, r->d * sizeof *out);
-    unfold(r, out);
+    unfold(r, out, 0);
     pd_replay_digest(out, r->d, digest);
 }
 

@@ -1,0 +1,40 @@
+/* config.h - what is local to a node and never in the manifest: files, addresses, batch size.  DIR/node.json. */
+#ifndef PD_CONFIG_H
+#define PD_CONFIG_H
+
+#include "peerd/addr.h"
+#include "peerd/core.h"
+#include "peerd/model.h"
+
+enum { PD_CONFIG_PATH = 1024 };
+
+typedef struct pd_config {
+    char model[PD_CONFIG_PATH];   /* absolute paths */
+    char data[PD_CONFIG_PATH];
+    char heldout[PD_CONFIG_PATH]; /* "": a share of the data is held out */
+    double heldout_share;         /* of the records, 0..0.5 */
+    char name[PD_NAME_MAX + 1];
+    char listen[PD_ADDR_TEXT];    /* where it listens; "": dials only */
+    char advertise[PD_ADDR_TEXT]; /* where others reach it, if that is not `listen` */
+    uint32_t batch;               /* records a probe */
+    uint32_t batch_tokens;        /* capacity of a batch */
+    uint32_t probes;              /* directions a batch */
+    uint32_t threads;             /* 0: all cores */
+    pd_compute compute;
+    bool thin, skip_bad, paused;
+    uint64_t seed;                /* of the held-out choice and the batches */
+} pd_config;
+extern const pd_config pd_config_defaults;
+
+/* Read and write DIR/node.json.  Errors: PD_ENOENT ("DIR is not a node"), PD_EFORMAT (names the key), PD_EIO, PD_EFULL. */
+PD_CHECKED pd_err pd_config_read(const char *dir, pd_config *out);
+PD_CHECKED pd_err pd_config_write(const char *dir, const pd_config *c);
+
+/* "auto", "f32", "bf16".  Errors: PD_EUSAGE. */
+PD_CHECKED pd_err pd_compute_parse(const char *text, pd_compute *out);
+const char *pd_compute_name(pd_compute c);
+
+/* Make a path absolute, so that the node can be started from anywhere.  Errors: PD_ENOENT, PD_EUSAGE (too long). */
+PD_CHECKED pd_err pd_path_absolute(const char *path, char out[PD_CONFIG_PATH]);
+
+#endif

@@ -1,0 +1,403 @@
+/* trainer.c - the training thread; see trainer.h.  The loop is `run`. */
+#include "trainer.h"
+#include "peerd/file.h"
+#include "peerd/log.h"
+
+#include <assert.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    FOLLOW_MOST = 1 << 16,    /* records folded before anything else is looked at */
+    WAIT_MS = 500,
+    DIGEST_MS = 1000,
+    CHECKPOINT_MS = 60000,
+    HELD_MS = 10000,          /* at least this between two held-out losses, */
+    HELD_SHARE = 10,          /* and ten times what one takes */
+    RISING_MOST = 8,          /* this many in a row above the best by the margin: stop speaking */
+};
+static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02, SMOOTH = 0.1;
+
+const char *const pd_trainer_state_names[] = {"starting", "waiting", "training", "paused", "done", "stopped"};
+
+struct pd_trainer {
+    pd_trainer_conf conf;
+    pthread_t thread;
+
+    pthread_mutex_t lock; /* everything down to `status` */
+    pthread_cond_t wake;
+    bool stop, pause, speak, news, refused, resumed;
+    pd_author author;
+    uint64_t refused_step;
+    pd_trainer_question *question;
+    void *question_ctx;
+    pd_trainer_status status;
+
+    /* the thread's own */
+    pd_bench bench;
+    pd_prober prober;
+    pd_rng rng;
+    uint8_t *signs;
+    int32_t *sealed;
+    uint32_t *order; /* of the training records, shuffled each epoch */
+    size_t at;       /* next one */
+    bool lost;       /* the replica does not match the ledger: silent */
+    uint32_t rising;
+    uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_records, checkpoint_records;
+};
+
+/* ---- what stands still: held-out loss, digest, checkpoint ---------------------------------------------------------- */
+
+static void judge(pd_trainer *t, double loss) {
+    double best = t->status.held_best;
+    bool worse = !(loss <= best + fmax(RISING_LEAST, RISING_SHARE * best));
+    t->rising = worse ? t->rising + 1 : 0;
+    if (loss < best)
+        t->status.held_best = loss;
+}
+
+static void evaluate(pd_trainer *t) {
+    pd_loss loss;
+    uint64_t began = pd_clock_ms(), records = t->conf.replica->records;
+    if (!t->conf.held.n)
+        return;
+    pd_view_set(t->prober.plus, t->conf.replica->a, NULL, 0);
+    pd_err e = pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->prober.plus), &loss);
+    if (e) {
+        pd_warn("no held-out loss: %s", pd_fail_text());
+        return;
+    }
+    double mean = pd_loss_mean(&loss);
+    pthread_mutex_lock(&t->lock);
+    if (!t->status.held_first.units) {
+        t->status.held_first = loss;
+        t->status.held_best = mean;
+    }
+    t->status.held_now = loss;
+    t->status.held_at = records;
+    judge(t, mean);
+    pthread_mutex_unlock(&t->lock);
+    uint64_t took = pd_clock_ms() - began;
+    t->held_due_ms = pd_clock_ms() + (took * HELD_SHARE > HELD_MS ? took * HELD_SHARE : HELD_MS);
+    if (loss.choices)
+        pd_info("held-out loss %.4f, accuracy %.3f (%llu records in the model)", mean,
+                (double)loss.correct / (double)loss.choices, (unsigned long long)records);
+    else
+        pd_info("held-out loss %.4f (%llu records in the model)", mean, (unsigned long long)records);
+}
+
+static void publish(pd_trainer *t, bool now) {
+    uint64_t ms = pd_clock_ms();
+    pd_replica *r = t->conf.replica;
+    bool changed = r->records != t->digest_records;
+    if (changed && (now || ms >= t->digest_due_ms)) {
+        uint8_t digest[PD_DIGEST_BYTES];
+        pd_replica_sealed(r, t->sealed, digest);
+        pthread_mutex_lock(&t->lock);
+        memcpy(t->status.digest, digest, sizeof digest);
+        t->status.records = r->records;
+        pthread_mutex_unlock(&t->lock);
+        t->digest_records = r->records;
+        t->digest_due_ms = ms + DIGEST_MS;
+    }
+    if (r->records != t->checkpoint_records && (now || ms >= t->checkpoint_due_ms)) {
+        uint8_t digest[PD_DIGEST_BYTES];
+        pd_replica_sealed(r, t->sealed, digest);
+        t->conf.hooks.checkpoint(t->conf.hooks.ctx, r, t->sealed, digest);
+        t->checkpoint_records = r->records;
+        t->checkpoint_due_ms = ms + CHECKPOINT_MS;
+    }
+}
+
+/* ---- one batch ------------------------------------------------------------------------------------------------------ */
+
+/* The next records of this epoch into the batch: as many as asked for or fit. */
+static pd_err next_batch(pd_trainer *t) {
+    if (t->at == t->conf.train.n) {
+        pd_rng_shuffle(&t->rng, t->order, t->conf.train.n);
+        t->at = 0;
+    }
+    pd_subset rest = {t->conf.train.data, t->order, t->conf.train.n};
+    return pd_bench_fill(&t->bench, &rest, &t->at, t->conf.batch_records);
+}
+
+static void note_probe(pd_trainer *t, const pd_probe *p, bool finite, double seconds) {
+    double loss = (p->plus + p->minus) / 2;
+    pthread_mutex_lock(&t->lock);
+    pd_trainer_status *s = &t->status;
+    if (finite) {
+        s->loss = isnan(s->loss) ? loss : s->loss + SMOOTH * (loss - s->loss);
+        s->made++;
+    } else {
+        s->not_finite++;
+    }
+    s->probe_s = s->probe_s > 0 ? s->probe_s + SMOOTH * (seconds - s->probe_s) : seconds;
+    s->tokens += pd_batch_tokens(t->bench.batch);
+    s->next_step = pd_replica_next_step(t->conf.replica);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* One direction: probe, byte, fold, speak.  false when no record can be taken now. */
+static bool one_record(pd_trainer *t) {
+    const pd_manifest *m = t->conf.manifest;
+    pd_replica *r = t->conf.replica;
+    uint64_t step = pd_replica_next_step(r), began = pd_clock_us();
+    uint8_t seed[32];
+    pd_probe p;
+    pd_direction_seed(r->replay.run, &r->author[r->own], step, seed);
+    pd_direction_signs(seed, t->signs, r->d);
+    pd_probe_at(&t->prober, r->a, t->signs, (float)pd_fixed_value(m->eps), &p);
+    bool finite = isfinite(p.g), taken = false;
+    if (finite) {
+        uint8_t byte = pd_byte_encode(p.g, pd_fixed_value(m->scale), pd_rng_uniform(&t->rng));
+        taken = pd_replica_add(r, byte);
+        if (taken)
+            t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
+    } else {
+        pd_warn("a loss is not finite: no record from this batch");
+    }
+    note_probe(t, &p, finite && taken, (double)(pd_clock_us() - began) / 1e6);
+    return !finite || taken;
+}
+
+static void train(pd_trainer *t) {
+    pd_err e = next_batch(t);
+    if (e) {
+        pd_error("training stops: %s", pd_fail_text());
+        t->lost = true;
+        return;
+    }
+    for (uint32_t k = 0; k < t->conf.probes && pd_replica_next_step(t->conf.replica) < t->conf.records; k++)
+        if (!one_record(t))
+            break;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------------- */
+
+/* Take what others left for the thread; returns whether it should end. */
+static bool take_orders(pd_trainer *t, bool *may) {
+    pd_replica *r = t->conf.replica;
+    pthread_mutex_lock(&t->lock);
+    bool stop = t->stop, refused = t->refused, speak = t->speak, pause = t->pause;
+    uint64_t refused_step = t->refused_step;
+    pd_author author = t->author;
+    pd_trainer_question *question = t->question;
+    if (t->resumed)
+        t->rising = 0;
+    t->refused = t->news = t->resumed = false;
+    pthread_mutex_unlock(&t->lock);
+
+    if (refused)
+        pd_replica_take_back(r, refused_step);
+    *may = speak && !pause && !t->lost && t->rising < RISING_MOST;
+    if (speak && pd_replica_own(r, t->conf.ledger, &author) != PD_OK) {
+        pd_error("training stops: %s", pd_fail_text());
+        t->lost = true;
+        *may = false;
+    }
+    if (question) {
+        question(t->question_ctx, r, t->conf.space);
+        pthread_mutex_lock(&t->lock);
+        t->question = NULL;
+        pthread_mutex_unlock(&t->lock);
+    }
+    return stop;
+}
+
+static void follow(pd_trainer *t) {
+    uint64_t folded = 0;
+    pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
+    if (e == PD_EMISMATCH) {
+        /* The log was continued by what we had said before a crash or elsewhere: that is what counts. */
+        pd_warn("own unsealed records are taken back: %s", pd_fail_text());
+        pd_replica_take_back(t->conf.replica, 0);
+    } else if (e && !t->lost) {
+        pd_error("replay stops: %s", pd_fail_text());
+        t->lost = true;
+    }
+}
+
+static void wait_for_news(pd_trainer *t) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += WAIT_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&t->lock);
+    if (!t->news && !t->stop)
+        pthread_cond_timedwait(&t->wake, &t->lock, &until);
+    pthread_mutex_unlock(&t->lock);
+}
+
+static pd_trainer_state state_of(const pd_trainer *t, bool may, bool more) {
+    if (!more)
+        return PD_TRAINER_DONE;
+    if (may)
+        return PD_TRAINER_TRAINING;
+    if (t->pause)
+        return PD_TRAINER_PAUSED;
+    return t->lost || t->rising >= RISING_MOST ? PD_TRAINER_STOPPED : PD_TRAINER_WAITING;
+}
+
+static void *run(void *arg) {
+    pd_trainer *t = arg;
+    pd_replica *r = t->conf.replica;
+    bool may = false, was_rising = false;
+    follow(t);
+    publish(t, true);
+    evaluate(t);
+    while (!take_orders(t, &may)) {
+        uint64_t before = r->records;
+        follow(t);
+        bool more = r->own == UINT32_MAX || pd_replica_next_step(r) < t->conf.records;
+        pthread_mutex_lock(&t->lock);
+        t->status.state = state_of(t, may, more);
+        pthread_mutex_unlock(&t->lock);
+        publish(t, !may || !more);
+        if (may && more) {
+            if (pd_clock_ms() >= t->held_due_ms)
+                evaluate(t);
+            train(t);
+        } else {
+            bool still = r->records == before && r->n_pending == 0;
+            if (still && t->status.held_at != r->records)
+                evaluate(t); /* the end, or a pause: what stands now */
+            if (r->records == before)
+                wait_for_news(t);
+        }
+        if (t->rising >= RISING_MOST && !was_rising)
+            pd_warn("held-out loss rose %u times in a row: this node follows and no longer speaks "
+                    "(let it speak again with: peerctl resume)", t->rising);
+        was_rising = t->rising >= RISING_MOST;
+    }
+    publish(t, true);
+    return NULL;
+}
+
+/* ---- from outside ---------------------------------------------------------------------------------------------------- */
+
+static void trainer_free(pd_trainer *t) {
+    pd_prober_close(&t->prober);
+    pd_bench_close(&t->bench);
+    free(t->signs);
+    free(t->sealed);
+    free(t->order);
+    pthread_cond_destroy(&t->wake);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+static pd_err prepare(pd_trainer *t) {
+    size_t d = t->conf.replica->d, n = t->conf.train.n;
+    pd_err e = pd_bench_open(t->conf.model, t->conf.batch_tokens, 2, false, &t->bench);
+    if (!e)
+        e = pd_prober_open(&t->bench, t->conf.space, &t->prober);
+    if (e)
+        return e;
+    t->signs = malloc((d + 7) / 8);
+    t->sealed = malloc(d * sizeof *t->sealed);
+    t->order = malloc(n * sizeof *t->order);
+    if (!t->signs || !t->sealed || !t->order)
+        return pd_fail(PD_ENOMEM, "no memory to train %zu coordinates", d);
+    for (size_t i = 0; i < n; i++)
+        t->order[i] = t->conf.train.index ? t->conf.train.index[i] : (uint32_t)i;
+    t->at = n;
+    pd_replica_sealed(t->conf.replica, t->sealed, t->status.digest);
+    t->digest_records = t->checkpoint_records = t->status.records = t->conf.replica->records;
+    return PD_OK;
+}
+
+pd_err pd_trainer_start(const pd_trainer_conf *conf, pd_trainer **out) {
+    if (!conf->train.n)
+        return pd_fail(PD_EUSAGE, "there is no record to train on");
+    pd_trainer *t = calloc(1, sizeof *t);
+    if (!t)
+        return pd_fail(PD_ENOMEM, "no memory for the trainer");
+    t->conf = *conf;
+    t->rng.state = conf->seed;
+    t->status.loss = NAN;
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    pd_err e = prepare(t);
+    if (!e && pthread_create(&t->thread, NULL, run, t) != 0)
+        e = pd_fail(PD_ENOMEM, "cannot start the training thread");
+    if (e) {
+        trainer_free(t);
+        return e;
+    }
+    *out = t;
+    return PD_OK;
+}
+
+void pd_trainer_stop(pd_trainer *t) {
+    if (!t)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->stop = true;
+    pthread_cond_signal(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+    pthread_join(t->thread, NULL);
+    trainer_free(t);
+}
+
+void pd_trainer_speak(pd_trainer *t, bool may, const pd_author *author) {
+    pthread_mutex_lock(&t->lock);
+    t->speak = may;
+    if (may)
+        t->author = *author;
+    t->news = true;
+    pthread_cond_signal(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void pd_trainer_wake(pd_trainer *t) {
+    pthread_mutex_lock(&t->lock);
+    t->news = true;
+    pthread_cond_signal(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void pd_trainer_refused(pd_trainer *t, uint64_t step) {
+    pthread_mutex_lock(&t->lock);
+    if (!t->refused || step < t->refused_step)
+        t->refused_step = step;
+    t->refused = t->news = true;
+    pthread_cond_signal(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void pd_trainer_pause(pd_trainer *t, bool pause) {
+    pthread_mutex_lock(&t->lock);
+    t->pause = pause;
+    t->resumed = !pause;
+    t->news = true;
+    pthread_cond_signal(&t->wake);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void pd_trainer_status_get(pd_trainer *t, pd_trainer_status *out) {
+    pthread_mutex_lock(&t->lock);
+    *out = t->status;
+    pthread_mutex_unlock(&t->lock);
+}
+
+pd_err pd_trainer_ask(pd_trainer *t, pd_trainer_question *fn, void *ctx) {
+    pd_err e = PD_OK;
+    pthread_mutex_lock(&t->lock);
+    if (t->question)
+        e = PD_EAGAIN;
+    else {
+        t->question = fn;
+        t->question_ctx = ctx;
+        t->news = true;
+        pthread_cond_signal(&t->wake);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return e ? pd_fail(e, "the node is answering another question; try again") : PD_OK;
+}
