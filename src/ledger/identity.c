@@ -8,11 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(sizeof(pd_hash) >= sizeof(crypto_generichash_state), "pd_hash holds libsodium's state");
+_Static_assert(sizeof(pd_hash) >= sizeof(crypto_generichash_state),
+               "pd_hash holds libsodium's state");
 _Static_assert(_Alignof(pd_hash) >= _Alignof(crypto_generichash_state), "and aligns it");
 
 pd_err pd_crypto_init(void) {
-    return sodium_init() < 0 ? pd_fail(PD_EIO, "libsodium cannot start: no source of randomness") : PD_OK;
+    return sodium_init() < 0 ? pd_fail(PD_EIO, "libsodium cannot start: no source of randomness")
+                             : PD_OK;
 }
 
 void pd_identity_new(pd_identity *out) {
@@ -72,8 +74,9 @@ pd_err pd_curve_public(const uint8_t ed_pub[32], uint8_t out[32]) {
 }
 
 pd_err pd_curve_secret(const pd_identity *id, uint8_t out[32]) {
-    return crypto_sign_ed25519_sk_to_curve25519(out, id->sec) == 0 ? PD_OK
-                                                                 : pd_fail(PD_EAUTH, "the node's key is not valid");
+    return crypto_sign_ed25519_sk_to_curve25519(out, id->sec) == 0
+               ? PD_OK
+               : pd_fail(PD_EAUTH, "the node's key is not valid");
 }
 
 void pd_curve_from_ticket(const uint8_t secret[16], uint8_t pub[32], uint8_t sec[32]) {

@@ -6,7 +6,6 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -314,8 +313,10 @@ static pd_err check_space(const pd_manifest *m) {
 static pd_err check_schedule(const pd_manifest *m) {
     if (m->schedule > PD_SCHEDULE_COSINE)
         return outside("the schedule", "constant, linear or cosine");
-    if (m->lr < 1 || m->scale < 1 || (wide)m->lr * m->scale >> 40 >= PD_STEP_MAX)
-        return outside("the learning rate times the byte scale", "above 0 and below 2^20");
+    if (m->lr < 1 || m->lr >= PD_STEP_MAX || m->scale < 1 || m->scale >= PD_STEP_MAX ||
+        (wide)m->lr * m->scale >> 40 >= PD_STEP_MAX)
+        return outside("the learning rate, the byte scale and their product",
+                       "above 0 and below 2^20");
     if (m->lr_min > m->lr)
         return outside("the least learning rate", "at most the first");
     if (m->schedule == PD_SCHEDULE_CONSTANT)
@@ -327,8 +328,8 @@ static pd_err check_schedule(const pd_manifest *m) {
 }
 
 pd_err pd_manifest_check(const pd_manifest *m) {
-    if (m->eps < 1)
-        return outside("eps", "above 0");
+    if (m->eps < 1 || m->eps >= PD_STEP_MAX)
+        return outside("eps", "above 0 and below 2^20");
     if (m->seal_bytes_per_s < 1)
         return outside("the sealing budget", "at least 1 byte a second");
     if (m->rate_max < 1)
@@ -359,7 +360,7 @@ void pd_fixed_text(uint64_t v, char out[32]) {
 pd_err pd_fixed_of(double v, uint64_t *out) {
     if (!(v > 0) || v >= 0x1p20)
         return pd_fail(PD_EUSAGE, "%g is not a number above 0 and below 2^20", v);
-    uint64_t fixed = (uint64_t)nearbyint(v * 0x1p40);
+    uint64_t fixed = (uint64_t)(v * 0x1p40 + 0.5);
     if (fixed == 0)
         return pd_fail(PD_EUSAGE, "%g is smaller than the smallest step, 9.1e-13", v);
     *out = fixed;

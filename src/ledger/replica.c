@@ -106,8 +106,8 @@ static void unfold(const pd_replica *r, int32_t *a, uint32_t k) {
     for (; k < r->n_pending; k++) {
         uint8_t seed[1][32];
         uint64_t step = r->n[r->own] + k;
-        int64_t q =
-            pd_byte_coefficient(r->pending[k], pd_schedule_at(&r->replay.schedule, step), r->replay.unit_bits);
+        int64_t q = pd_byte_coefficient(r->pending[k], pd_schedule_at(&r->replay.schedule, step),
+                                        r->replay.unit_bits);
         pd_direction_seed(r->replay.run, &r->author[r->own], step, seed[0]);
         pd_replay_undo(a, r->d, (const uint8_t(*)[32])seed, &q, 1);
     }
