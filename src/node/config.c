@@ -35,14 +35,17 @@ const char *pd_compute_name(pd_compute c) {
 pd_err pd_path_absolute(const char *path, char out[PD_CONFIG_PATH]) {
     char full[PATH_MAX];
     if (!realpath(path, full))
-        return pd_fail(errno == ENOENT ? PD_ENOENT : PD_EIO, "cannot open %s: %s", path, strerror(errno));
+        return pd_fail(errno == ENOENT ? PD_ENOENT : PD_EIO, "cannot open %s: %s", path,
+                       strerror(errno));
     if (strlen(full) >= PD_CONFIG_PATH)
         return pd_fail(PD_EUSAGE, "path too long: %s", full);
     strcpy(out, full);
     return PD_OK;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 /* Each getter leaves *bad at the first key that is missing or of another kind. */
 static void get_text(const cJSON *j, const char *key, char *out, size_t room, const char **bad) {
@@ -53,7 +56,8 @@ static void get_text(const cJSON *j, const char *key, char *out, size_t room, co
         strcpy(out, v->valuestring);
 }
 
-static double get_number(const cJSON *j, const char *key, double least, double most, const char **bad) {
+static double get_number(const cJSON *j, const char *key, double least, double most,
+                         const char **bad) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, key);
     if (!cJSON_IsNumber(v) || !(v->valuedouble >= least && v->valuedouble <= most)) {
         *bad = *bad ? *bad : key;
@@ -101,7 +105,8 @@ pd_err pd_config_read(const char *dir, pd_config *out) {
     if (!e)
         e = pd_file_read(path, 65536, &text, &n);
     if (e == PD_ENOENT)
-        return pd_fail(e, "%s is not a node's folder (make one with: peerd init, or peerd join)", dir);
+        return pd_fail(e, "%s is not a node's folder (make one with: peerd init, or peerd join)",
+                       dir);
     if (e)
         return e;
     cJSON *j = cJSON_ParseWithLength((const char *)text, n);

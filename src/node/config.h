@@ -1,4 +1,5 @@
-/* config.h - what is local to a node and never in the manifest: files, addresses, batch size.  DIR/node.json. */
+/* config.h - what is local to a node and never in the manifest: files, addresses, batch size.
+ * DIR/node.json. */
 #ifndef PD_CONFIG_H
 #define PD_CONFIG_H
 
@@ -9,7 +10,7 @@
 enum { PD_CONFIG_PATH = 1024 };
 
 typedef struct pd_config {
-    char model[PD_CONFIG_PATH];   /* absolute paths */
+    char model[PD_CONFIG_PATH]; /* absolute paths */
     char data[PD_CONFIG_PATH];
     char heldout[PD_CONFIG_PATH]; /* "": a share of the data is held out */
     double heldout_share;         /* of the records, 0..0.5 */
@@ -22,11 +23,12 @@ typedef struct pd_config {
     uint32_t threads;             /* 0: all cores */
     pd_compute compute;
     bool thin, skip_bad, paused;
-    uint64_t seed;                /* of the held-out choice and the batches */
+    uint64_t seed; /* of the held-out choice and the batches */
 } pd_config;
 extern const pd_config pd_config_defaults;
 
-/* Read and write DIR/node.json.  Errors: PD_ENOENT ("DIR is not a node"), PD_EFORMAT (names the key), PD_EIO, PD_EFULL. */
+/* Read and write DIR/node.json.  Errors: PD_ENOENT ("DIR is not a node"), PD_EFORMAT (names the
+ * key), PD_EIO, PD_EFULL. */
 PD_CHECKED pd_err pd_config_read(const char *dir, pd_config *out);
 PD_CHECKED pd_err pd_config_write(const char *dir, const pd_config *c);
 
@@ -34,7 +36,8 @@ PD_CHECKED pd_err pd_config_write(const char *dir, const pd_config *c);
 PD_CHECKED pd_err pd_compute_parse(const char *text, pd_compute *out);
 const char *pd_compute_name(pd_compute c);
 
-/* Make a path absolute, so that the node can be started from anywhere.  Errors: PD_ENOENT, PD_EUSAGE (too long). */
+/* Make a path absolute, so that the node can be started from anywhere.  Errors: PD_ENOENT,
+ * PD_EUSAGE (too long). */
 PD_CHECKED pd_err pd_path_absolute(const char *path, char out[PD_CONFIG_PATH]);
 
 #endif

@@ -10,17 +10,18 @@
 #include <string.h>
 
 enum {
-    FOLLOW_MOST = 1 << 16,    /* records folded before anything else is looked at */
+    FOLLOW_MOST = 1 << 16, /* records folded before anything else is looked at */
     WAIT_MS = 500,
     DIGEST_MS = 1000,
     CHECKPOINT_MS = 60000,
-    HELD_MS = 10000,          /* at least this between two held-out losses, */
-    HELD_SHARE = 10,          /* and ten times what one takes */
-    RISING_MOST = 8,          /* this many in a row above the best by the margin: stop speaking */
+    HELD_MS = 10000, /* at least this between two held-out losses, */
+    HELD_SHARE = 10, /* and ten times what one takes */
+    RISING_MOST = 8, /* this many in a row above the best by the margin: stop speaking */
 };
 static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02, SMOOTH = 0.1;
 
-const char *const pd_trainer_state_names[] = {"starting", "waiting", "training", "paused", "done", "stopped"};
+const char *const pd_trainer_state_names[] = {"starting", "waiting", "training",
+                                              "paused",   "done",    "stopped"};
 
 struct pd_trainer {
     pd_trainer_conf conf;
@@ -48,7 +49,8 @@ struct pd_trainer {
     uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_records, checkpoint_records;
 };
 
-/* ---- what stands still: held-out loss, digest, checkpoint ---------------------------------------------------------- */
+/* ---- what stands still: held-out loss, digest, checkpoint
+ * ---------------------------------------------------------- */
 
 static void judge(pd_trainer *t, double loss) {
     double best = t->status.held_best;
@@ -85,7 +87,8 @@ static void evaluate(pd_trainer *t) {
         pd_info("held-out loss %.4f, accuracy %.3f (%llu records in the model)", mean,
                 (double)loss.correct / (double)loss.choices, (unsigned long long)records);
     else
-        pd_info("held-out loss %.4f (%llu records in the model)", mean, (unsigned long long)records);
+        pd_info("held-out loss %.4f (%llu records in the model)", mean,
+                (unsigned long long)records);
 }
 
 static void publish(pd_trainer *t, bool now) {
@@ -111,7 +114,9 @@ static void publish(pd_trainer *t, bool now) {
     }
 }
 
-/* ---- one batch ------------------------------------------------------------------------------------------------------ */
+/* ---- one batch
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 /* The next records of this epoch into the batch: as many as asked for or fit. */
 static pd_err next_batch(pd_trainer *t) {
@@ -169,12 +174,15 @@ static void train(pd_trainer *t) {
         t->lost = true;
         return;
     }
-    for (uint32_t k = 0; k < t->conf.probes && pd_replica_next_step(t->conf.replica) < t->conf.records; k++)
+    for (uint32_t k = 0;
+         k < t->conf.probes && pd_replica_next_step(t->conf.replica) < t->conf.records; k++)
         if (!one_record(t))
             break;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------------------- */
+/* ---- the loop
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 /* Take what others left for the thread; returns whether it should end. */
 static bool take_orders(pd_trainer *t, bool *may) {
@@ -210,7 +218,8 @@ static void follow(pd_trainer *t) {
     uint64_t folded = 0;
     pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
     if (e == PD_EMISMATCH) {
-        /* The log was continued by what we had said before a crash or elsewhere: that is what counts. */
+        /* The log was continued by what we had said before a crash or elsewhere: that is what
+         * counts. */
         pd_warn("own unsealed records are taken back: %s", pd_fail_text());
         pd_replica_take_back(t->conf.replica, 0);
     } else if (e && !t->lost) {
@@ -269,14 +278,17 @@ static void *run(void *arg) {
         }
         if (t->rising >= RISING_MOST && !was_rising)
             pd_warn("held-out loss rose %u times in a row: this node follows and no longer speaks "
-                    "(let it speak again with: peerctl resume)", t->rising);
+                    "(let it speak again with: peerctl resume)",
+                    t->rising);
         was_rising = t->rising >= RISING_MOST;
     }
     publish(t, true);
     return NULL;
 }
 
-/* ---- from outside ---------------------------------------------------------------------------------------------------- */
+/* ---- from outside
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void trainer_free(pd_trainer *t) {
     pd_prober_close(&t->prober);

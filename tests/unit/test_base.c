@@ -1,6 +1,7 @@
 /* test_base.c - bytes, files and error texts: the ground every parser stands on. */
 #include "peerd/bytes.h"
 #include "peerd/file.h"
+#include "peerd/flags.h"
 #include "test.h"
 
 /* Two encodings of one number would make two digests of one message. */
@@ -80,11 +81,44 @@ START_TEST(replace_writes_whole_files_and_errors_name_the_path) {
 }
 END_TEST
 
+/* A mistyped flag must be named, never taken as something else. */
+START_TEST(flags_are_parsed_by_the_table) {
+    bool on = false, help;
+    const char *text = "default", *pos[2];
+    uint32_t count = 7;
+    double real = 0;
+    pd_flag_list list = {.n = 0};
+    size_t n;
+    const pd_flag flags[] = {{"on", 0, PD_FLAG_SWITCH, &on, 0, 0, NULL, ""},
+                             {"text", 't', PD_FLAG_TEXT, &text, 0, 0, "T", ""},
+                             {"count", 0, PD_FLAG_U32, &count, 1, 9, "N", ""},
+                             {"real", 0, PD_FLAG_REAL, &real, 0, 0, "X", ""},
+                             {"list", 0, PD_FLAG_LIST, &list, 0, 0, "F", ""},
+                             {.name = NULL}};
+    char *good[] = {"cmd",  "a",      "--on", "-t",     "x", "--count=3", "--real",
+                    "1e-3", "--list", "p",    "--list", "q", "--",        "--b"};
+    ck_assert_int_eq(pd_flags_parse(14, good, flags, pos, 1, 2, &n, &help), PD_OK);
+    ck_assert(on && count == 3 && n == 2 && list.n == 2 && !help && real == 1e-3);
+    ck_assert_str_eq(text, "x");
+    ck_assert_str_eq(pos[1], "--b");
+    char *bad[][3] = {{"cmd", "--onn", "a"},     {"cmd", "--count", "0"}, {"cmd", "--count", "1.5"},
+                      {"cmd", "--count", "ten"}, {"cmd", "a", "--text"},  {"cmd", "--on=1", "a"},
+                      {"cmd", "--real", "nan"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ck_assert_int_eq(pd_flags_parse(3, bad[i], flags, pos, 0, 2, &n, &help), PD_EUSAGE);
+    ck_assert_int_eq(pd_flags_parse(1, bad[0], flags, pos, 1, 2, &n, &help), PD_EUSAGE);
+    char *ask[] = {"cmd", "--nonsense", "--help"};
+    ck_assert_int_eq(pd_flags_parse(3, ask, flags, pos, 1, 2, &n, &help), PD_OK);
+    ck_assert(help);
+    uint64_t s;
+    ck_assert(pd_duration_parse("24h", &s) == PD_OK && s == 86400);
+    ck_assert(pd_duration_parse("90", &s) == PD_OK && s == 90);
+    ck_assert(pd_duration_parse("1y", &s) == PD_EUSAGE && pd_duration_parse("-1", &s) == PD_EUSAGE);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, varint_is_minimal_and_round_trips);
     tcase_add_test(tc, reader_never_runs_past_its_end);
     tcase_add_test(tc, hex_and_base32_round_trip);
-    tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_path);
-}
-
-PD_TEST_MAIN("base", 30)
+    tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_PD_TEST_MAIN("base", 30)
