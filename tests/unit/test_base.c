@@ -121,4 +121,8 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, varint_is_minimal_and_round_trips);
     tcase_add_test(tc, reader_never_runs_past_its_end);
     tcase_add_test(tc, hex_and_base32_round_trip);
-    tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_PD_TEST_MAIN("base", 30)
+    tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_path);
+    tcase_add_test(tc, flags_are_parsed_by_the_table);
+}
+
+PD_TEST_MAIN("base", 30)
