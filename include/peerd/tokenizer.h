@@ -18,7 +18,7 @@
 typedef struct pd_tokenizer pd_tokenizer;
 
 /* The longest text that encode takes at once. */
-enum { PD_TEXT_MAX = 1 << 28 };
+enum { PD_TOKENIZER_TEXT_MAX = 1 << 26 };
 
 /* Read the tokenizer of a file.  gives *out; pd_tokenizer_close takes it (NULL is fine).
  * Errors: PD_EUNSUPPORTED (kind or pre-tokenizer, named), PD_EFORMAT (a list missing, of the wrong length, or naming a
@@ -33,7 +33,7 @@ void pd_tokenizer_close(pd_tokenizer *t);
  *   special  in   true: the texts of control tokens in `text` become those tokens (user-defined ones always do)
  *   ids      out  fresh memory (gives), *count ids, each < vocabulary; no BOS or EOS is added
  *
- * Errors: PD_ENOMEM, PD_EFORMAT (longer than PD_TEXT_MAX).
+ * Errors: PD_ENOMEM, PD_EFORMAT (longer than PD_TOKENIZER_TEXT_MAX).
  */
 PD_CHECKED pd_err pd_tokenizer_encode(const pd_tokenizer *t, const char *text, size_t n, bool special, uint32_t **ids,
                                       size_t *count);
