@@ -1,0 +1,20 @@
+/* subject.h - what eval and generate run on: a model file, with an adapter where a node's folder
+ * was named. */
+#ifndef PD_SUBJECT_H
+#define PD_SUBJECT_H
+
+#include "peerd/model.h"
+
+typedef struct pd_subject {
+    pd_tokenizer *tokenizer;
+    pd_model *model;
+    const pd_adapter *adapter; /* or NULL: the base alone */
+} pd_subject;
+
+/* Open MODEL.  gives; pd_subject_close frees (a zeroed one is fine).
+ * Errors: as pd_gguf_open, pd_tokenizer_open and pd_model_open, with the file's name.
+ */
+PD_CHECKED pd_err pd_subject_open(const char *model, const pd_model_opts *opts, pd_subject *out);
+void pd_subject_close(pd_subject *s);
+
+#endif
