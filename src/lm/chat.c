@@ -11,7 +11,6 @@
  * whatever they say: only the template's own markers do.
  */
 #include "tok.h"
-#include "utf8.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -173,7 +172,6 @@ pd_err tok_chat_encode(const pd_tokenizer *t, const tok_turn *turns, size_t n, t
                        tok_ids *scored) {
     sink s = {t, ids, scored, true};
     const char *system = NULL;
-    char shown[PD_SHOW_ROOM];
     if (t->chat == PD_CHAT_NONE)
         return pd_fail(
             PD_EUNSUPPORTED,
@@ -185,8 +183,8 @@ pd_err tok_chat_encode(const pd_tokenizer *t, const tok_turn *turns, size_t n, t
     for (size_t i = 0; !e && i < n; i++) {
         const char *role = turns[i].role, *content = turns[i].content;
         if (!is(role, "system") && !is(role, "user") && !is(role, "assistant"))
-            return pd_fail(PD_EFORMAT, "role \"%s\" is not system, user or assistant",
-                           pd_show(role, strlen(role), shown));
+            return pd_fail(PD_EFORMAT, "the role of message %zu is not system, user or assistant",
+                           i);
         e = t->chat == PD_CHAT_CHATML   ? chatml_turn(&s, role, content)
             : t->chat == PD_CHAT_ZEPHYR ? zephyr_turn(&s, role, content)
                                         : llama2_turn(&s, role, content, &system);
