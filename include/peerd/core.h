@@ -28,8 +28,9 @@ enum {
     PD_PENDING_MAX = 4096, /* own gradients not yet sealed */
     PD_FRAME_MAX = 16384,
     PD_TEXT_MAX = 160,    /* a note, with its end */
-    /* A frame holds at most 16384 / 69 sealed segments; the rest is bounded by the tables above. */
-    PD_ACTIONS_MAX = 384,
+    /* A frame holds at most 16384 / 69 sealed segments, a welcome 384 logs; the rest is bounded
+     * by the tables above. */
+    PD_ACTIONS_MAX = 400,
 };
 
 typedef struct pd_core pd_core;
@@ -85,7 +86,9 @@ typedef struct pd_core_conf {
 typedef enum pd_event_kind {
     PD_EV_TICK,         /* time passed                          -                                   */
     PD_EV_SESSION_UP,   /* an authenticated session             session, key, outbound;             */
-                        /*   inbound by a one-time key:         guest, invite, key = that CURVE key */
+                        /*   inbound by a one-time key:         guest, invite, key = that CURVE key;
+                         *   spent: all its uses are used up, so only who used it is welcomed again
+                         *   (a guest whose welcome was cut off); keep its key admitted for a while */
     PD_EV_SESSION_DOWN, /* it is no more                        session                             */
     PD_EV_FRAME,        /* one message of it                    session, p, n                       */
     PD_EV_DIAL_FAILED,  /* a PD_ACT_DIAL came to nothing        key                                 */
@@ -106,7 +109,7 @@ typedef struct pd_event {
     uint64_t session; /* the driver's number, never reused */
     uint8_t key[32];
     uint64_t invite;
-    bool outbound, guest, leave;
+    bool outbound, guest, spent, leave;
     uint8_t stream, byte;
     pd_author author;
     uint64_t at;
@@ -123,10 +126,9 @@ typedef enum pd_action_kind {
     PD_ACT_CLOSE,  /* session, text: close it; no PD_EV_SESSION_DOWN need follow                   */
     PD_ACT_DIAL,   /* key, addr: PD_EV_SESSION_UP or PD_EV_DIAL_FAILED must follow                 */
     PD_ACT_ALLOW,  /* key: a member; the transport admits it from now on                           */
-    PD_ACT_DENY,   /* key: no longer                                                               */
     PD_ACT_STORE,  /* author, stream, at = from, p, n, seal (of at + n), own.  Someone else's: append
                     *   to the ledger at once, persist when convenient.  Own: commit, then append,
-                    *   then PD_EV_STORED; or PD_EV_STORE_FAILED                                   */
+                    *   then PD_EV_STORED; or PD_EV_STORE_FAILED.  A commit holds all STOREs before it */
     PD_ACT_META,   /* at = own incarnation from now on: durable no later than the next own STORE    */
     PD_ACT_SPEAK,  /* pd_core_may_speak has a new answer: own step, author or leave to speak        */
     PD_ACT_INVITE_USED, /* invite: a MEMBER record for it is written                                */

@@ -1,0 +1,200 @@
+/* frame.h - what two nodes say to each other, byte by byte.
+ *
+ *   data > tokens > loss pair > byte > ledger <> GOSSIP <> other peers
+ *
+ *   frame    ver 1 = 1 | flags 1 = 0 | ack v | item item ...          one message of the transport, <= 16 KB
+ *            ack: bytes of frames received in this session so far (credits, and what a PULL has seen)
+ *   v        LEB128, minimal;  everything else little-endian;  an item begins with its kind
+ *
+ *   01 HELLO    net 32 | nonce 8 | inc v | proto 2 | caps 2 | addr 1, 7 or 19 | members v | memb_hash 8
+ *               | vv_hash 8 | total v | max_rate 4 | links 1              first item of a session, once
+ *   02 ALIAS    alias v | key 32 | inc v               what an alias of the sender stands for, before its first use
+ *   03 SEG      alias v | start v | count v | bytes | seal 64             gradients
+ *   83 SEG      alias v | start v | count v | bytes                       the same, more of it follows
+ *   04 HEADS    count v | (log v, head v) ...                             I hold this now
+ *   06 PULL     log v | from v | limit v                                  send it, I can hold `limit` unsealed bytes
+ *   08, 88 CTL  as SEG                                                    control records
+ *   09 SUMMARY  memb_hash 8 | vv_hash 8 | total v | n v                   in equal states these are equal
+ *   0a VV       want 1 | count v | (log v, head v) ...                    all I hold; logs not named stand at 0
+ *   0e PING     nonce 4 | load 1           0f PONG  the same
+ *   12 BYE      reason 1
+ *   13 JOIN     key 32 | sig 64 | addr 1, 7 or 19 | size v | name         a guest's only word
+ *   14 WELCOME  offset v | total v | count v | bytes                      a piece of the welcome (below)
+ *   15 FILEQ    digest 16 | offset v | limit v
+ *   16 FILEA    digest 16 | offset v | total v | count v | bytes          total 0: no such file here
+ *
+ *   alias    the sender's own number of an author, for this session (ALIAS says which)
+ *   log      2 alias + stream; in lists ascending, each as the difference to the one before, less 1
+ *   start    0: right after my last SEG or CTL of this log in this session; else 1 + the step of the first byte
+ *   count    1..8192.  A range longer than that, or than the credit left, is cut; only the last piece has the seal
+ *   addr     0, or as in addr.h
+ *   welcome  size v | manifest text | count v | (key 32 | inc v | size v | control log | seal 64) ...
+ *
+ *   control log      record record ...            record = kind 1 | size v | body       (size <= 512)
+ *   1 MEMBER   subject 32 | flags 1 (0) | invite 8 | size v | name
+ *   2 ADDR     count 1 | addr ... | size v | name            where and as what the author is known; takes LEAVE back
+ *   3 LEAVE    reason 1 | step v
+ *   others are passed over
+ *
+ * One number has one encoding and an item no slack, so re-encoding a frame gives the same bytes; a
+ * reader refuses everything else.  Kinds 05 PRUNE, 07 GRAFT, 0b-0d checkpoints and 10-11 forks are
+ * kept free for their items; a kind not listed is refused, what changes it is the protocol version.
+ */
+#ifndef PEERD_FRAME_H
+#define PEERD_FRAME_H
+
+#include "peerd/addr.h"
+#include "peerd/bytes.h"
+#include "peerd/core.h"
+
+enum {
+    PD_PROTO = 1,
+    PD_FRAME_VERSION = 1,
+    PD_PIECE_MAX = 8192,   /* bytes in one SEG, CTL, WELCOME or FILEA */
+    PD_AUTHORS_MAX = PD_MEMBERS_MAX * PD_INCARNATIONS,
+    PD_LOGS_MAX = PD_AUTHORS_MAX * PD_STREAMS,
+    PD_RECORD_MAX = 512, /* body of a control record */
+};
+
+typedef enum pd_item_kind {
+    PD_ITEM_HELLO = 0x01,
+    PD_ITEM_ALIAS = 0x02,
+    PD_ITEM_SEG = 0x03, /* the unsealed kinds 83 and 88 are read as SEG and CTL without a seal */
+    PD_ITEM_HEADS = 0x04,
+    PD_ITEM_PULL = 0x06,
+    PD_ITEM_CTL = 0x08,
+    PD_ITEM_SUMMARY = 0x09,
+    PD_ITEM_VV = 0x0a,
+    PD_ITEM_PING = 0x0e,
+    PD_ITEM_PONG = 0x0f,
+    PD_ITEM_BYE = 0x12,
+    PD_ITEM_JOIN = 0x13,
+    PD_ITEM_WELCOME = 0x14,
+    PD_ITEM_FILEQ = 0x15,
+    PD_ITEM_FILEA = 0x16,
+} pd_item_kind;
+
+typedef enum pd_bye { /* why a session ends */
+    PD_BYE_LEAVING = 1, /* the node stops */
+    PD_BYE_OTHER_RUN,
+    PD_BYE_VERSION,
+    PD_BYE_DOUBLE,  /* another session of the two is kept */
+    PD_BYE_FULL,    /* the run admits no more members */
+    PD_BYE_REFUSED, /* the JOIN's signature is not valid */
+    PD_BYE_MALFORMED,
+    PD_BYE_NOT_NOW, /* the inviter may not speak itself yet: try again */
+    PD_BYE_LAST = PD_BYE_NOT_NOW,
+} pd_bye;
+
+typedef struct pd_hello {
+    uint8_t net[32];
+    uint64_t nonce; /* of the sender's process */
+    uint32_t inc;
+    uint16_t proto, caps;
+    pd_addr addr;
+    uint64_t members, memb_hash, vv_hash, total;
+    uint32_t max_rate;
+    uint8_t links;
+} pd_hello;
+
+typedef struct pd_head {
+    uint32_t log; /* 2 alias + stream, < PD_LOGS_MAX */
+    uint64_t n;
+} pd_head;
+
+/* A parsed item.  Pointers lie in the frame. */
+typedef struct pd_item {
+    pd_item_kind kind;
+    union {
+        pd_hello hello;
+        struct {
+            uint32_t alias; /* < PD_AUTHORS_MAX */
+            pd_author author;
+        } alias;
+        struct {
+            uint32_t alias;
+            uint64_t start;      /* as on the wire */
+            const uint8_t *bytes;
+            uint32_t count;
+            const uint8_t *seal; /* 64, or NULL: more follows */
+        } seg;                   /* SEG and CTL */
+        struct {
+            bool want; /* VV: answer with yours */
+            uint32_t count;
+            const uint8_t *p; /* the pairs as on the wire, read by pd_heads_next; when writing: ... */
+            size_t n;
+            const pd_head *heads; /* ... `count` of them, ascending */
+        } heads;                  /* HEADS and VV */
+        struct {
+            uint32_t log;
+            uint64_t from, limit;
+        } pull;
+        struct {
+            uint64_t memb_hash, vv_hash, total, n;
+        } summary;
+        struct {
+            uint32_t nonce;
+            uint8_t load; /* 0 today */
+        } ping;           /* PING and PONG */
+        pd_bye bye;
+        struct {
+            uint8_t key[32], sig[64];
+            pd_addr addr;
+            const char *name;
+            uint32_t name_size;
+        } join;
+        struct {
+            uint8_t digest[16]; /* files */
+            uint64_t offset, total, limit;
+            const uint8_t *bytes;
+            uint32_t count;
+        } part; /* WELCOME, FILEQ, FILEA */
+    } u;
+} pd_item;
+
+/* Begin a frame in `w`. */
+void pd_frame_begin(pd_writer *w, uint64_t ack);
+/* Append an item; false (and nothing written) if it does not fit. */
+bool pd_frame_put(pd_writer *w, const pd_item *it);
+/* Bytes an item takes. */
+size_t pd_item_size(const pd_item *it);
+
+/* Read a frame's head; false for anything that is not one. */
+bool pd_frame_open(const uint8_t *p, size_t n, pd_reader *r, uint64_t *ack);
+/* The next item; false at the end, and r->ok is false if it was malformed. */
+bool pd_frame_next(pd_reader *r, pd_item *it);
+/* Walk the pairs of a parsed HEADS or VV: start with i = 0, log = 0, p = item's p. */
+typedef struct pd_heads_walk {
+    pd_reader r;
+    uint32_t left, next;
+} pd_heads_walk;
+void pd_heads_begin(const pd_item *it, pd_heads_walk *w);
+bool pd_heads_next(pd_heads_walk *w, pd_head *out);
+
+/* ---- control records ---------------------------------------------------------------------- */
+
+typedef enum pd_record_kind { PD_RECORD_MEMBER = 1, PD_RECORD_ADDR = 2, PD_RECORD_LEAVE = 3 } pd_record_kind;
+
+typedef struct pd_control {
+    uint8_t kind; /* any; the fields below for those listed */
+    uint8_t subject[32], flags;
+    uint64_t invite;
+    char name[PD_NAME_MAX + 1]; /* printable; other bytes became '?' */
+    pd_addr addrs[PD_ADDRS_MAX];
+    uint32_t n_addrs;
+    uint8_t reason;
+    uint64_t step;
+} pd_control;
+
+/* Write one record; false if it does not fit. */
+bool pd_control_put(pd_writer *w, const pd_control *rec);
+/* Read one record.  Returns bytes taken; 0: the record is not whole yet; -1: this can never become a record. A body
+ * that does not fit its kind gives kind 0.
+ */
+ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out);
+
+/* The bytes that a guest signs with the key it asks to be admitted by. */
+enum { PD_JOIN_MESSAGE_BYTES = 13 + 16 + 32 };
+void pd_join_message(const uint8_t net[16], const uint8_t guest[32], uint8_t out[PD_JOIN_MESSAGE_BYTES]);
+
+#endif

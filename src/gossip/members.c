@@ -1,0 +1,177 @@
+/* members.c - who is in the run, by the control logs; where they can be dialled; which authors that allows.
+ *
+ * A log is taken only from a member's key, and a MEMBER record counts wherever it stands in such a log:
+ * the fixpoint over all control logs from the founder, found as the bytes come in.
+ */
+#include "state.h"
+
+#include "peerd/digest.h"
+
+#include <stdio.h>
+
+uint16_t pd_member_find(const pd_core *c, const uint8_t key[32]) {
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (!memcmp(c->member[i].key, key, 32))
+            return (uint16_t)i;
+    return PD_NONE;
+}
+
+uint16_t pd_member_add(pd_core *c, const uint8_t key[32], uint64_t invite, const char *name) {
+    uint16_t m = pd_member_find(c, key);
+    if (m != PD_NONE)
+        return m;
+    if (c->n_members == PD_MEMBERS_MAX)
+        return PD_NONE;
+    m = (uint16_t)c->n_members++;
+    pd_member *p = &c->member[m];
+    memcpy(p->key, key, 32);
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->invite = invite;
+    p->heard_ms = c->now;
+    pd_dial_start(c, p);
+    c->memb_hash += pd_xxh64(key, 32, 0);
+    pd_author id = {.inc = 0};
+    memcpy(id.key, key, 32);
+    pd_author_get(c, &id);
+    pd_sync_admitted(c, key);
+    return m;
+}
+
+static void add_addr(pd_addr *list, uint32_t *n, const pd_addr *a) {
+    if (a->family == 0)
+        return;
+    for (uint32_t i = 0; i < *n; i++)
+        if (pd_addr_equal(&list[i], a))
+            return;
+    if (*n == PD_ADDRS_MAX) { /* the oldest goes */
+        memmove(list, list + 1, (PD_ADDRS_MAX - 1) * sizeof *list);
+        --*n;
+    }
+    list[(*n)++] = *a;
+}
+
+void pd_member_hint(pd_member *m, const pd_addr *a) {
+    add_addr(m->hints, &m->n_hints, a);
+}
+
+uint16_t pd_author_find(const pd_core *c, const pd_author *a) {
+    for (uint32_t i = 0; i < c->n_authors; i++)
+        if (c->author[i].id.inc == a->inc && !memcmp(c->author[i].id.key, a->key, 32))
+            return (uint16_t)i;
+    return PD_NONE;
+}
+
+uint16_t pd_author_get(pd_core *c, const pd_author *a) {
+    uint16_t i = pd_author_find(c, a), m = pd_member_find(c, a->key);
+    if (i != PD_NONE || m == PD_NONE || a->inc >= PD_INCARNATIONS)
+        return i;
+    /* Cannot be full: the table holds every incarnation of every member that fits in theirs. */
+    i = (uint16_t)c->n_authors++;
+    pd_author_state *s = &c->author[i];
+    s->id = *a;
+    s->member = m;
+    for (uint8_t k = 0; k < PD_STREAMS; k++) {
+        pd_chain_init(&s->log[k].chain, c->conf.run, a, k);
+        s->log[k].pull = s->log[k].last = PD_NONE;
+    }
+    for (unsigned k = 0; k < PD_SESSIONS_MAX; k++)
+        c->link[k].alias_of[i] = PD_NONE;
+    return i;
+}
+
+/* The newest incarnation's word counts: where a key lives and whether it left. */
+static bool is_newest(const pd_core *c, const pd_author_state *a) {
+    for (uint32_t i = 0; i < c->n_authors; i++)
+        if (c->author[i].member == a->member && c->author[i].id.inc > a->id.inc && c->author[i].parsed > 0)
+            return false;
+    return true;
+}
+
+static void admit(pd_core *c, const pd_control *rec) {
+    if (pd_member_find(c, rec->subject) != PD_NONE)
+        return;
+    char key[9];
+    if (pd_member_add(c, rec->subject, rec->invite, rec->name) == PD_NONE) {
+        if (c->max_out)
+            pd_note(c, PD_LOG_WARN, "member %s was admitted elsewhere, but %d is the most a run can hold",
+                    pd_short(rec->subject, key), PD_MEMBERS_MAX);
+        return;
+    }
+    if (c->max_out)
+        pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "",
+                pd_short(rec->subject, key));
+}
+
+static void apply(pd_core *c, const pd_author_state *a, const pd_control *rec) {
+    pd_member *m = &c->member[a->member];
+    switch (rec->kind) {
+    case PD_RECORD_MEMBER:
+        admit(c, rec);
+        break;
+    case PD_RECORD_ADDR:
+        if (!is_newest(c, a))
+            break;
+        memcpy(m->addrs, rec->addrs, sizeof m->addrs);
+        m->n_addrs = rec->n_addrs;
+        m->left = false;
+        if (*rec->name)
+            memcpy(m->name, rec->name, sizeof m->name);
+        if (!m->dialing && a->member != c->self)
+            pd_dial_start(c, m);
+        break;
+    case PD_RECORD_LEAVE:
+        if (is_newest(c, a))
+            m->left = true;
+        break;
+    default: /* a newer version's record */
+        break;
+    }
+}
+
+void pd_members_read(pd_core *c, uint16_t author) {
+    pd_author_state *a = &c->author[author];
+    const pd_log *log = &a->log[PD_STREAM_CONTROL];
+    uint8_t buf[2 * PD_RECORD_MAX];
+    while (!a->broken && a->parsed < log->held) {
+        size_t n = c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof buf);
+        size_t at = 0;
+        while (at < n) {
+            pd_control rec;
+            ptrdiff_t took = pd_control_get(buf + at, n - at, &rec);
+            a->broken = took < 0; /* the rest of this log can have no meaning; its bytes still travel */
+            if (took <= 0)
+                break;
+            at += (size_t)took;
+            a->parsed += (uint64_t)took;
+            apply(c, a, &rec);
+        }
+        if (at == 0)
+            break; /* a record whose end is not sealed yet */
+    }
+}
+
+pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_t now) {
+    uint64_t quiet = now > m->heard_ms ? now - m->heard_ms : 0;
+    if (m->left)
+        return PD_MEMBER_LEFT;
+    if (m == &c->member[c->self])
+        return PD_MEMBER_HERE;
+    return quiet >= PD_GONE_MS ? PD_MEMBER_GONE : quiet >= PD_AWAY_MS ? PD_MEMBER_AWAY : PD_MEMBER_HERE;
+}
+
+uint32_t pd_members_counted(const pd_core *c) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        n += pd_member_state_of(c, &c->member[i], c->now) < PD_MEMBER_GONE;
+    return n;
+}
+
+void pd_members_tick(pd_core *c) {
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        pd_member *m = &c->member[i];
+        if (m->told || i == c->self)
+            continue;
+        m->told = true;
+        memcpy(pd_emit(c, PD_ACT_ALLOW)->key, m->key, 32);
+    }
+}

@@ -1,0 +1,103 @@
+/* record.c - control records, and what a guest signs; see frame.h for the bytes. */
+#include "peerd/frame.h"
+
+/* A name is shown to people: printable ASCII, nothing that moves a cursor. */
+static void get_name(pd_reader *r, char out[PD_NAME_MAX + 1]) {
+    size_t n = (size_t)pd_get_varint_max(r, PD_NAME_MAX);
+    const uint8_t *p = pd_get_bytes(r, n);
+    if (!p)
+        return;
+    for (size_t i = 0; i < n; i++)
+        out[i] = p[i] >= 0x20 && p[i] < 0x7f ? (char)p[i] : '?';
+    out[n] = 0;
+}
+
+static void put_name(pd_writer *w, const char *name) {
+    size_t n = strlen(name);
+    pd_put_varint(w, n);
+    pd_put_bytes(w, name, n);
+}
+
+bool pd_control_put(pd_writer *w, const pd_control *rec) {
+    uint8_t body[PD_RECORD_MAX];
+    pd_writer b = pd_writer_of(body, sizeof body);
+    switch (rec->kind) {
+    case PD_RECORD_MEMBER:
+        pd_put_bytes(&b, rec->subject, 32);
+        pd_put_u8(&b, rec->flags);
+        pd_put_u64(&b, rec->invite);
+        put_name(&b, rec->name);
+        break;
+    case PD_RECORD_ADDR:
+        pd_put_u8(&b, (uint8_t)rec->n_addrs);
+        for (uint32_t i = 0; i < rec->n_addrs; i++)
+            pd_put_addr(&b, &rec->addrs[i]);
+        put_name(&b, rec->name);
+        break;
+    case PD_RECORD_LEAVE:
+        pd_put_u8(&b, rec->reason);
+        pd_put_varint(&b, rec->step);
+        break;
+    }
+    size_t n = (size_t)(b.p - body);
+    pd_put_u8(w, rec->kind);
+    pd_put_varint(w, n);
+    pd_put_bytes(w, body, n);
+    return b.ok && w->ok;
+}
+
+static bool get_body(pd_reader *r, pd_control *out) {
+    switch (out->kind) {
+    case PD_RECORD_MEMBER: {
+        const uint8_t *key = pd_get_bytes(r, 32);
+        if (key)
+            memcpy(out->subject, key, 32);
+        out->flags = pd_get_u8(r);
+        out->invite = pd_get_u64(r);
+        get_name(r, out->name);
+        break;
+    }
+    case PD_RECORD_ADDR:
+        out->n_addrs = pd_get_u8(r);
+        if (out->n_addrs > PD_ADDRS_MAX)
+            return false;
+        for (uint32_t i = 0; i < out->n_addrs; i++)
+            out->addrs[i] = pd_get_addr(r);
+        get_name(r, out->name);
+        break;
+    case PD_RECORD_LEAVE:
+        out->reason = pd_get_u8(r);
+        out->step = pd_get_varint(r);
+        break;
+    default:
+        return true;
+    }
+    return r->ok && pd_reader_left(r) == 0;
+}
+
+ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out) {
+    memset(out, 0, sizeof *out);
+    /* A size of up to 512 takes at most two bytes: with three bytes at hand it is wrong or right for good. */
+    pd_reader r = pd_reader_of(p, n);
+    out->kind = pd_get_u8(&r);
+    size_t size = (size_t)pd_get_varint_max(&r, PD_RECORD_MAX);
+    if (!r.ok)
+        return n >= 3 ? -1 : 0;
+    const uint8_t *body = pd_get_bytes(&r, size);
+    if (!body)
+        return 0;
+    pd_reader b = pd_reader_of(body, size);
+    uint8_t kind = out->kind;
+    if (!get_body(&b, out)) {
+        memset(out, 0, sizeof *out);
+        kind = 0;
+    }
+    out->kind = kind;
+    return r.p - p;
+}
+
+void pd_join_message(const uint8_t net[16], const uint8_t guest[32], uint8_t out[PD_JOIN_MESSAGE_BYTES]) {
+    memcpy(out, "peerd.join.v1", 13);
+    memcpy(out + 13, net, 16);
+    memcpy(out + 29, guest, 32);
+}

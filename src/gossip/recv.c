@@ -1,0 +1,140 @@
+/* recv.c - a frame comes in: each item to the part that knows it.  Whatever does not parse closes the session. */
+#include "state.h"
+
+uint16_t pd_alias_author(pd_core *c, pd_link *l, uint32_t alias) {
+    static const uint8_t none[32];
+    if (alias >= PD_AUTHORS_MAX || !memcmp(l->alias[alias].key, none, 32))
+        return PD_NONE;
+    if (l->alias_of[alias] == PD_NONE) /* a stranger when it was announced; perhaps a member since */
+        l->alias_of[alias] = pd_author_get(c, &l->alias[alias]);
+    return l->alias_of[alias];
+}
+
+/* The one byte that is reserved never enters a log. */
+static bool bytes_are_records(const pd_item *it) {
+    return it->kind != PD_ITEM_SEG || !memchr(it->u.seg.bytes, 0x80, it->u.seg.count);
+}
+
+static bool take_segment(pd_core *c, pd_link *l, const pd_item *it) {
+    uint16_t a = pd_alias_author(c, l, it->u.seg.alias);
+    uint32_t stream = it->kind == PD_ITEM_CTL ? PD_STREAM_CONTROL : PD_STREAM_GRADIENTS;
+    if (!bytes_are_records(it))
+        return false;
+    if (a != PD_NONE)
+        pd_sync_segment(c, l, (uint32_t)a * PD_STREAMS + stream, it);
+    return true;
+}
+
+/* Items of a member's session.  False: malformed. */
+static bool take_item(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
+    switch (it->kind) {
+    case PD_ITEM_ALIAS:
+        l->alias[it->u.alias.alias] = it->u.alias.author;
+        l->alias_of[it->u.alias.alias] = PD_NONE;
+        return true;
+    case PD_ITEM_SEG:
+    case PD_ITEM_CTL:
+        return take_segment(c, l, it);
+    case PD_ITEM_HEADS:
+    case PD_ITEM_VV:
+        pd_sync_heads(c, l, it);
+        return true;
+    case PD_ITEM_PULL:
+        pd_sync_pull(c, l, it, ack);
+        return true;
+    case PD_ITEM_SUMMARY:
+        pd_sync_summary(c, l, it->u.summary.vv_hash, it->u.summary.total, false);
+        return true;
+    case PD_ITEM_PING:
+        l->pong_nonce = it->u.ping.nonce;
+        l->pong_due = l->want = true;
+        return true;
+    case PD_ITEM_PONG:
+        pd_link_pong(c, l, it->u.ping.nonce);
+        return true;
+    case PD_ITEM_FILEQ:
+        pd_fetch_asked(c, l, it);
+        return true;
+    case PD_ITEM_FILEA:
+        pd_fetch_piece(c, l, it);
+        return true;
+    default: /* a second HELLO, a member's JOIN, a WELCOME */
+        return false;
+    }
+}
+
+static const char *bye_text(pd_bye why) {
+    switch (why) {
+    case PD_BYE_LEAVING:
+        return "it stops";
+    case PD_BYE_OTHER_RUN:
+        return "it belongs to another run";
+    case PD_BYE_VERSION:
+        return "it speaks another protocol version";
+    case PD_BYE_MALFORMED:
+        return "it could not read us";
+    default:
+        return "it closed the session";
+    }
+}
+
+static void malformed(pd_core *c, pd_link *l) {
+    char key[9];
+    c->bad_frames++;
+    pd_note(c, PD_LOG_WARN, "a frame from %s does not parse; the session is closed", pd_short(l->key, key));
+    pd_link_close(c, l, "malformed frame");
+}
+
+/* Is this the item that may stand here: HELLO first of a member, JOIN of a guest? */
+static bool in_order(const pd_link *l, const pd_item *it) {
+    if (it->kind == PD_ITEM_BYE)
+        return true;
+    if (l->guest)
+        return it->kind == PD_ITEM_JOIN && !l->joined;
+    return l->hello_in ? it->kind != PD_ITEM_HELLO : it->kind == PD_ITEM_HELLO;
+}
+
+/* The whole frame is read before anything of it counts. */
+static bool well_formed(const uint8_t *p, size_t n, pd_reader *r, uint64_t *ack) {
+    pd_item it;
+    if (!pd_frame_open(p, n, r, ack))
+        return false;
+    pd_reader walk = *r;
+    while (pd_frame_next(&walk, &it))
+        ;
+    return walk.ok;
+}
+
+void pd_recv(pd_core *c, const pd_event *e) {
+    pd_link *l = pd_link_find(c, e->session);
+    if (!l || l->bye_ms)
+        return;
+    pd_reader r;
+    uint64_t ack;
+    pd_item it;
+    if (!well_formed(e->p, e->n, &r, &ack) || ack > l->tx || ack < l->acked) {
+        malformed(c, l);
+        return;
+    }
+    pd_link_heard(c, l, e->n, ack);
+    while (pd_frame_next(&r, &it)) {
+        if (!in_order(l, &it)) {
+            malformed(c, l);
+            return;
+        }
+        if (it.kind == PD_ITEM_BYE) {
+            pd_link_close(c, l, bye_text(it.u.bye));
+            return;
+        }
+        if (it.kind == PD_ITEM_HELLO)
+            pd_link_hello(c, l, &it.u.hello);
+        else if (it.kind == PD_ITEM_JOIN)
+            pd_guest_join(c, l, &it);
+        else if (!take_item(c, l, &it, ack)) {
+            malformed(c, l);
+            return;
+        }
+        if (l->session != e->session || l->bye_ms) /* the item ended it */
+            return;
+    }
+}

@@ -1,0 +1,351 @@
+/* state.h - what a core holds, and the parts of it that call each other.  Private to src/gossip.
+ *
+ *   recv ─> sync, own, members, guest, fetch ─> send            one step: an event comes in, then every
+ *   link (sessions, health, credits)   dial                     part looks at the time, then frames leave
+ *
+ * All of it lies in one arena; there are no pointers but to the arena, the configuration and the
+ * event at hand.  Everything is an array and is walked in index order, so a run repeats.
+ *
+ * Where the swarm's next pieces go: a partial view chooses in dial.c which members to dial and in
+ * link.c which sessions to keep; trees are one bit more a link and log in sync.c; evidence, bans and
+ * rotation are control records in members.c with a `void` beside pd_log; scores are a number a
+ * member counted where recv.c counts bad frames; checkpoints travel like files in fetch.c.
+ */
+#ifndef PD_GOSSIP_STATE_H
+#define PD_GOSSIP_STATE_H
+
+#include "peerd/core.h"
+#include "peerd/frame.h"
+#include "peerd/identity.h"
+#include "peerd/log.h"
+
+#define PD_NEVER UINT64_MAX
+
+enum {
+    PD_NONE = 0xffff, /* no member, author or log of that number */
+
+    PD_FRAME_MS = 200,        /* at most one frame a link in this time */
+    PD_LAZY_MS = 5000,        /* HEADS wait, +-25 %: most bytes come by their author's own link */
+    PD_REPAIR_MS = 6000,      /* first wait for bytes that should be on their way */
+    PD_REPAIR_MAX_MS = 300000,
+    PD_REPAIRS_MAX = 64,      /* open pulls */
+    PD_SYNC_MS = 30000,       /* SUMMARY rides on the next frame after this, +-20 % ... */
+    PD_SYNC_ALONE_MS = 60000, /* ... and goes alone after this */
+    PD_PING_MS = 15000,
+    PD_SUSPECT_MS = 30000,
+    PD_DEAD_MS = 45000,
+    PD_LATE_MS = 2000,        /* woken so much too late: the fault is here, not at the others */
+    PD_HELLO_WAIT_MS = 15000, /* a session without HELLO is closed */
+    PD_GUEST_MS = 60000,
+    PD_BYE_MS = 300, /* time for a BYE to leave before the session closes */
+
+    PD_WINDOW_MIN = 4096, /* credits: unacknowledged bytes a session, clamp(2 * rate * rtt, ...) */
+    PD_WINDOW_START = 16384,
+    PD_WINDOW_MAX = 262144,
+    PD_ACK_BYTES = 2048, /* unacknowledged bytes that call for a frame; half the smallest window */
+
+    PD_LISTEN_PEERS = 3,
+    PD_LISTEN_MS = 60000,           /* after the first comparison */
+    PD_LISTEN_RESTORED_MS = 300000, /* after the first, for a store that was copied */
+
+    PD_DIAL_MS = 1000,
+    PD_DIAL_MAX_MS = 600000,
+    PD_DIAL_GONE_MS = 3600000, /* a member silent for a day is still called, once an hour */
+    PD_DIAL_LATER_MS = 3000,   /* the higher key waits, so that one of the two dials */
+    PD_DIAL_LOST_MS = 60000,   /* an answer of the driver that never came */
+    PD_GOOD_SESSION_MS = 60000,
+
+    PD_AWAY_MS = 900000,
+    PD_GONE_MS = 86400000,
+
+    PD_STAGES = 4,
+    PD_STAGE_BYTES = 1 << 20,
+    PD_STAGE_IDLE_MS = 300000,
+    PD_WELCOME_MAX = 1 << 18,
+    PD_OUT_BYTES = 65536, /* frames built in one step; more wait for the next */
+    PD_NOTES_MAX = 16,
+    PD_FILE_ASK = 65536, /* bytes of a file asked for at a time */
+    PD_FILE_MS = 30000,
+};
+
+/* One log: one stream of one author. */
+typedef struct pd_log {
+    pd_chain chain; /* chain.n: verified bytes; own: durable ones */
+    uint64_t held;  /* of them, those that can be read in this step */
+    uint64_t counted; /* of them, those in vv_hash and total */
+    /* the pull that is open, or when to look for one */
+    uint16_t pull, last; /* link asked, link asked before; PD_NONE */
+    uint64_t goal; /* the most that any link told of */
+    uint64_t pull_ms; /* none open: look from here on; open: give up then */
+    uint32_t backoff_ms;
+} pd_log;
+
+typedef struct pd_author_state {
+    pd_author id;
+    uint16_t member;
+    bool broken;     /* its control log cannot be read on */
+    uint64_t parsed; /* control bytes read */
+    pd_log log[PD_STREAMS];
+} pd_author_state;
+
+typedef struct pd_member {
+    uint8_t key[32];
+    char name[PD_NAME_MAX + 1];
+    uint64_t invite;
+    bool left, told; /* told: ALLOW was given */
+    pd_addr addrs[PD_ADDRS_MAX], hints[PD_ADDRS_MAX];
+    uint32_t n_addrs, n_hints, next_addr;
+    bool dialing;
+    uint64_t dial_ms; /* next attempt, or when this one began */
+    uint32_t backoff_ms;
+    uint64_t heard_ms; /* of anything of it: a frame, or its log moved */
+    uint64_t bytes_in, bytes_out;
+    pd_addr last_addr;
+} pd_member;
+
+/* One log as seen over one session. */
+typedef struct pd_link_log {
+    uint64_t peer; /* the peer has told that it holds this much */
+    uint64_t told; /* we have told that we hold this much */
+    uint64_t sent; /* next byte to send */
+    uint64_t tx_end, rx_end; /* end of the last SEG out and in, for `start` */
+    uint64_t mark;           /* bytes of frames sent when the last SEG was in: has it been seen? */
+    bool serve;              /* asked for: send until our head */
+    bool ask, ask_all;       /* a PULL is to be sent; from 0 */
+    bool bad;                /* a seal of this log failed here: not asked again in this session */
+    bool shown;              /* the author was shown what we hold instead */
+} pd_link_log;
+
+typedef struct pd_link {
+    uint64_t session; /* 0: free */
+    uint8_t key[32];  /* a guest's one-time CURVE key */
+    uint16_t member;
+    bool outbound, guest, hello_out, hello_in, vv_in, vv_out, clogged, suspect;
+    bool want;      /* there may be something to send */
+    bool blocked;   /* the last frame was cut by the credit ... */
+    bool full;      /* ... or by its own size: the next need not wait */
+    bool vv_due, vv_want, pong_due, ping_due, summary_due;
+    uint64_t nonce;
+    uint64_t up_ms, heard_ms, sent_ms, bye_ms;
+    uint64_t heads_ms, sync_ms; /* when due; 0: HEADS have no reason */
+    uint64_t rx, tx, acked, acked_out; /* bytes; acked_out: the ack last sent */
+    uint32_t window, rtt_ms, rate; /* rate: bytes/s while the window was the limit */
+    uint64_t rate_ms, rate_acked;
+    uint32_t ping_nonce, pong_nonce;
+    uint64_t ping_ms; /* 0: none open */
+    uint32_t pings;   /* since something was heard */
+    uint64_t vv_ms;
+    uint64_t claim_ms; /* listening: since when it has claimed more of our own log than we hold */
+    uint64_t claim_n;
+    uint32_t turn; /* where the next frame starts to look at logs */
+    /* guest */
+    uint64_t invite;
+    bool spent, joined;
+    uint8_t subject[32];
+    uint64_t welcomed;
+    /* file */
+    bool file_due;
+    uint8_t file[16];
+    uint64_t file_next, file_end;
+
+    pd_author alias[PD_AUTHORS_MAX];   /* of the peer; zero key: not announced */
+    uint16_t alias_of[PD_AUTHORS_MAX]; /* our author, or PD_NONE: looked up again when used */
+    bool announced[PD_AUTHORS_MAX];    /* ours, to the peer */
+    pd_link_log log[PD_LOGS_MAX];
+} pd_link;
+
+/* Unsealed bytes of a log that is catching up: bytes [base, base + have) of it. */
+typedef struct pd_stage {
+    uint16_t log; /* PD_NONE: free */
+    uint16_t link; /* whose bytes; PD_NONE: more than one peer's */
+    bool done;    /* handed to the driver; free at the next step */
+    uint64_t base, have, touched_ms;
+    uint8_t *bytes;
+} pd_stage;
+
+/* Own bytes on their way to the store. */
+typedef struct pd_pending {
+    uint8_t bytes[PD_PENDING_MAX];
+    uint32_t n, storing; /* the first `storing` are sealed and handed over */
+    uint8_t seal[64];
+    uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
+    uint32_t backoff_ms;
+} pd_pending;
+
+typedef struct pd_own {
+    uint16_t author; /* current incarnation */
+    pd_voice voice;
+    bool conflict;   /* another log under our name is proven: next incarnation as soon as the store is idle */
+    bool sealed[PD_STREAMS]; /* this process has sealed something in the current incarnation's stream */
+    bool opened;             /* this process has opened an incarnation */
+    bool flush, addr_written;
+    bool leave, leave_written, said_bye, done;
+    uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
+    uint64_t stop_ms;
+    pd_pending pending[PD_STREAMS];
+} pd_own;
+
+typedef struct pd_fetch {
+    bool on;
+    uint8_t digest[16];
+    uint64_t next, total, asked_end; /* asked_end: up to here asked of `link` */
+    uint16_t link;                   /* PD_NONE: nobody */
+    uint64_t until_ms;
+    uint64_t tried; /* session asked last: the next is another where there is one */
+} pd_fetch;
+
+struct pd_core {
+    pd_core_conf conf;
+    pd_core_crypto crypto;
+    pd_core_log store;
+    uint64_t now, wake, calm_ms; /* calm: nobody is declared dead before */
+    uint64_t nonce;
+
+    pd_member member[PD_MEMBERS_MAX];
+    uint32_t n_members;
+    uint16_t self;
+    pd_author_state author[PD_AUTHORS_MAX];
+    uint32_t n_authors;
+    bool fresh; /* some log's held < n, or a control log has unread records */
+    uint64_t vv_hash, memb_hash, total;
+
+    pd_own own;
+    pd_fetch fetch;
+    pd_stage stage[PD_STAGES];
+    uint32_t repairs, turn; /* turn: the link that the next step's frames begin with */
+    pd_link link[PD_SESSIONS_MAX];
+
+    uint64_t bytes_in, bytes_out, frames_in, frames_out, bad_seals, bad_frames, duplicates;
+
+    /* this step */
+    pd_action *out;
+    size_t n_out, max_out;
+    char notes[PD_NOTES_MAX][PD_TEXT_MAX];
+    uint32_t n_notes;
+    uint8_t frames[PD_OUT_BYTES];
+    size_t frames_used;
+    uint8_t piece[PD_PIECE_MAX];
+
+    uint64_t welcome_session; /* whose welcome is in `welcome`; 0: nobody's */
+    size_t welcome_size;
+    uint8_t welcome[PD_WELCOME_MAX];
+};
+
+/* core.c */
+pd_action *pd_emit(pd_core *c, pd_action_kind kind);
+/* A line for people; returns its text, or "" when too many were written in this step. */
+const char *pd_note(pd_core *c, pd_log_level level, const char *fmt, ...) PD_PRINTF(3, 4);
+uint64_t pd_jitter(pd_core *c, uint64_t ms, unsigned percent); /* ms +- percent */
+/* Look again at `ms`. */
+static inline void pd_wake_at(pd_core *c, uint64_t ms) {
+    if (ms < c->wake)
+        c->wake = ms;
+}
+const char *pd_short(const uint8_t key[32], char out[9]);
+
+/* members.c */
+uint16_t pd_member_find(const pd_core *c, const uint8_t key[32]);
+/* Add a member; PD_NONE if the table is full. */
+uint16_t pd_member_add(pd_core *c, const uint8_t key[32], uint64_t invite, const char *name);
+void pd_member_hint(pd_member *m, const pd_addr *a);
+uint16_t pd_author_find(const pd_core *c, const pd_author *a);
+/* Find or add an author whose key is a member's. */
+uint16_t pd_author_get(pd_core *c, const pd_author *a);
+/* Read what came new into an author's control log. */
+void pd_members_read(pd_core *c, uint16_t author);
+void pd_members_tick(pd_core *c);
+uint32_t pd_members_counted(const pd_core *c); /* neither left nor gone, self included */
+pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_t now);
+
+static inline pd_log *pd_log_at_index(pd_core *c, uint32_t log) {
+    return &c->author[log / PD_STREAMS].log[log % PD_STREAMS];
+}
+static inline bool pd_is_own(const pd_core *c, uint32_t log) {
+    return c->author[log / PD_STREAMS].member == c->self;
+}
+
+/* own.c */
+void pd_own_gradient(pd_core *c, const pd_event *e);
+void pd_own_stored(pd_core *c, const pd_event *e);
+void pd_own_store_failed(pd_core *c, const pd_event *e);
+void pd_own_stop(pd_core *c, bool leave);
+/* Queue a control record; false if it cannot be written now. */
+bool pd_own_write(pd_core *c, const pd_control *rec);
+void pd_own_tick(pd_core *c);
+uint64_t pd_own_seal_ms(const pd_core *c);
+/* Verified bytes of our own that we did not have: go on behind them.  False: they must not be taken. */
+bool pd_own_adopt(pd_core *c, uint16_t author, uint8_t stream);
+/* A log under our name that is not ours is proven. */
+void pd_own_conflict(pd_core *c, uint16_t author);
+uint32_t pd_own_heard(const pd_core *c);
+uint32_t pd_own_wanted(const pd_core *c);
+
+/* sync.c */
+/* A log has grown to n: count it, close its pull, tell those who may not know. */
+void pd_log_grown(pd_core *c, uint32_t log, uint64_t n);
+uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n);
+/* A peer's alias has become known (its author was admitted since): ask it again what it holds. */
+void pd_sync_admitted(pd_core *c, const uint8_t key[32]);
+void pd_sync_segment(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_sync_heads(pd_core *c, pd_link *l, const pd_item *it);
+void pd_sync_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack);
+void pd_sync_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, bool hello);
+void pd_sync_lost(pd_core *c, const pd_link *l);
+void pd_sync_tick(pd_core *c);
+
+/* stage.c */
+pd_stage *pd_stage_find(pd_core *c, uint32_t log);
+/* Add bytes [start, start + count); a new stage begins at `base`.  NULL: no room, or a gap. */
+pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start, const uint8_t *bytes,
+                       size_t count);
+void pd_stage_tick(pd_core *c);
+
+/* recv.c */
+void pd_recv(pd_core *c, const pd_event *e);
+/* Our author behind a peer's alias, or PD_NONE. */
+uint16_t pd_alias_author(pd_core *c, pd_link *l, uint32_t alias);
+
+/* link.c */
+pd_link *pd_link_find(pd_core *c, uint64_t session);
+pd_link *pd_link_of(pd_core *c, uint16_t member); /* with HELLO in, or NULL */
+static inline uint16_t pd_link_index(const pd_core *c, const pd_link *l) {
+    return (uint16_t)(l - c->link);
+}
+void pd_link_up(pd_core *c, const pd_event *e);
+void pd_link_down(pd_core *c, pd_link *l);
+void pd_link_close(pd_core *c, pd_link *l, const char *why); /* the session too */
+void pd_link_bye(pd_core *c, pd_link *l, pd_bye why);        /* say so, then close */
+void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h);
+void pd_link_heard(pd_core *c, pd_link *l, size_t n, uint64_t ack);
+void pd_link_pong(pd_core *c, pd_link *l, uint32_t nonce);
+void pd_link_tick(pd_core *c);
+static inline bool pd_link_live(const pd_link *l) { /* a member's, past its HELLO */
+    return l->session && !l->guest && l->hello_in && !l->bye_ms;
+}
+
+/* dial.c */
+void pd_dial_start(pd_core *c, pd_member *m);
+void pd_dial_up(pd_core *c, pd_member *m);
+void pd_dial_down(pd_core *c, pd_member *m, uint64_t lasted_ms);
+void pd_dial_failed(pd_core *c, const uint8_t key[32]);
+void pd_dial_tick(pd_core *c);
+
+/* guest.c */
+void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it);
+void pd_guest_tick(pd_core *c);
+bool pd_guest_fill(pd_core *c, pd_link *l, pd_writer *w); /* false: there is more than fits */
+
+/* fetch.c */
+void pd_fetch_start(pd_core *c, const pd_event *e);
+void pd_fetch_asked(pd_core *c, pd_link *l, const pd_item *it);
+void pd_fetch_piece(pd_core *c, pd_link *l, const pd_item *it);
+void pd_fetch_lost(pd_core *c, const pd_link *l);
+void pd_fetch_tick(pd_core *c);
+bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
+
+/* send.c */
+void pd_send_frames(pd_core *c);
+/* A frame that a link need not wait for: only this item, at once. */
+void pd_send_item(pd_core *c, pd_link *l, const pd_item *it);
+
+#endif
