@@ -1,0 +1,114 @@
+/* control.h - how people's tools talk to a running node: DIR/control.sock, one JSON request and one
+ * JSON reply a line.
+ *
+ * Only the owner of the folder reaches the socket (0600).  The server never blocks: it is polled
+ * along with the transport, takes at most PD_CONTROL_CLIENTS at a time and PD_CONTROL_REQUEST_MAX
+ * bytes a request.  A handler answers at once, or later (verify, export) by its call's number.
+ *
+ * A request is {"cmd": NAME, ...}.  A reply is {"ok": true, ...} or
+ *   {"ok": false, "code": "io"|"full"|..., "error": "one line: the cause and the way out"}
+ *
+ * Names are snake_case, units come last, keys and digests are lower-case hex, null is "not known"
+ * or "does not apply".  Requests and the fields of their replies:
+ *
+ *   status     -> run, key, name, dir, version: texts; pid, uptime_s
+ *                 model {name, arch}  space {kind, rank, coords}  rule
+ *                 state "listening" | "speaking" | "paused" | "done" | "silenced" | "stopping"
+ *                 why: text, "" if there is nothing to explain
+ *                 step (own records), records_wanted (null: no end)
+ *                 unsealed, unsealed_age_ms, seal_ms
+ *                 loss (of the last probe, null)
+ *                 heldout null or {examples, loss_before, loss_now, accuracy_before, accuracy_now
+ *                                  (null without choices), at_records}
+ *                 records (held, of everyone), missing (known of and not held)
+ *                 members, links (others; sessions with them)
+ *                 bytes_in, bytes_out (frames since start), bytes_in_per_s, bytes_out_per_s
+ *                 wire_bytes_per_record (bytes in and out per record that came in or went out, an
+ *                                        estimate with the frame overhead; null before the first)
+ *                 digest, digest_records (which of `records` it has replayed)
+ *                 listen: address or null;  fetched_bytes, fetch_total_bytes (null: no fetch)
+ *                 bad_frames, bad_seals, duplicates
+ *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left",
+ *                         link "none"|"dialing"|"up"|"suspect", outbound, records, missing, behind,
+ *                         bytes_in, bytes_out, bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
+ *   invite {uses, expires_s (from now, 0: never), addr (optional text)}
+ *              -> ticket, uses, expires_s (UTC, 0: never), addrs [text]
+ *   join {ticket}    -> addrs [text]: dialled now; the ticket must be of this run
+ *   leave            -> leaving true; the node says goodbye for good and ends
+ *   pause, resume    -> paused; a paused node relays and does not probe
+ *   verify           -> equal, records, digest, digest_replayed, took_ms
+ *   export {format "peft"|"gguf", out (absolute path)}
+ *                    -> files [text], bytes, records, digest
+ *   log {after}      -> lines [text], next: call again with `after` = next; 0: all that is kept
+ *   anything else    -> "usage", "unknown request ..."
+ */
+#ifndef PEERD_CONTROL_H
+#define PEERD_CONTROL_H
+
+#include "peerd/err.h"
+
+#include <cjson/cJSON.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    PD_CONTROL_CLIENTS = 8,
+    PD_CONTROL_REQUEST_MAX = 4096,
+    PD_CONTROL_REPLY_MAX = 4 << 20,
+    PD_CONTROL_IDLE_MS = 30000, /* a client that asks nothing for so long is let go */
+};
+
+typedef struct pd_control pd_control;
+
+/* Answer one request.
+ *
+ *   call   in   its number, for pd_control_answer
+ *   reply  out  an empty object to add fields to
+ *
+ * PD_OK: answered.  PD_EAGAIN: pd_control_answer will follow, reply is not sent.  Anything else:
+ * the caller is told pd_fail_text().
+ */
+typedef pd_err pd_control_handler(void *ctx, uint64_t call, const cJSON *request, cJSON *reply);
+
+typedef struct pd_control_entry {
+    const char *cmd; /* NULL ends the table */
+    pd_control_handler *run;
+} pd_control_entry;
+
+/* Listen at DIR/control.sock.  A socket that a dead process left is replaced.  gives *out.
+ *
+ *   table  in  borrowed while open
+ *
+ * Errors: PD_EBUSY (a peerd answers there), PD_ENOENT (no such folder), PD_EIO, PD_ENOMEM.
+ */
+PD_CHECKED pd_err pd_control_open(const char *dir, const pd_control_entry *table, void *ctx,
+                                  pd_control **out);
+/* Stop listening; calls without an answer are told that the node ends.  NULL is fine. */
+void pd_control_close(pd_control *c);
+
+/* The descriptors to poll, at most `room` (1 + PD_CONTROL_CLIENTS are enough); returns how many.
+ * Call before every wait.
+ */
+size_t pd_control_fds(const pd_control *c, struct pollfd *fds, size_t room);
+/* Read, answer and write what the wait found ready: the same fds, with revents. */
+void pd_control_serve(pd_control *c, const struct pollfd *fds, size_t n);
+
+/* Answer a call that its handler put off.  takes reply (may be NULL).  code not PD_OK: the text is
+ * pd_fail_text().  A caller that has gone away is fine.
+ */
+void pd_control_answer(pd_control *c, uint64_t call, pd_err code, cJSON *reply);
+
+/* Ask the node at dir, wait for its reply.
+ *
+ *   request  in   borrowed
+ *   reply    out  gives; cJSON_Delete() it.  Only on PD_OK
+ *
+ * Errors: PD_ENOENT (no node answers there; the text says how to start it), PD_EIO (it hung up or
+ *         did not answer in time), PD_EFORMAT (not a reply), PD_ENOMEM, or the code and text that
+ *         the node answered with.
+ */
+PD_CHECKED pd_err pd_control_call(const char *dir, const cJSON *request, uint32_t timeout_ms,
+                                  cJSON **reply);
+
+#endif
