@@ -290,7 +290,7 @@ static pd_err read_tensors(pd_gguf *g, pd_reader *r, uint64_t n) {
 /* ---- the whole ---- */
 
 static pd_err parse(pd_gguf *g) {
-    pd_reader r = pd_reader_of(g->map.p, g->map.n);
+    pd_reader r = pd_reader_of(g->map.n ? (const void *)g->map.p : "", g->map.n);
     const uint8_t *magic = pd_get_bytes(&r, 4);
     if (!magic || memcmp(magic, "GGUF", 4) != 0)
         return pd_fail(PD_EFORMAT, "this is not a GGUF file");
