@@ -158,6 +158,16 @@ static pd_err read_keys(pd_gguf *g, pd_reader *r, uint64_t n) {
     return PD_OK;
 }
 
+static const entry *find_any(const pd_gguf *g, const char *key) {
+    entry want = {.key = {key, strlen(key)}};
+    return bsearch(&want, g->keys, g->n_keys, sizeof *g->keys, compare_keys);
+}
+
+static const entry *find(const pd_gguf *g, const char *key, bool is_array) {
+    const entry *e = find_any(g, key);
+    return e && e->is_array == is_array ? e : NULL;
+}
+
 /* ---- tensors ---- */
 
 /* Bytes of a tensor from its shape and type, every product checked. */
@@ -253,9 +263,8 @@ static pd_err index_tensors(pd_gguf *g) {
 }
 
 static pd_err read_alignment(const pd_gguf *g, uint64_t *out) {
-    size_t n;
     *out = 32;
-    if (!pd_gguf_u64(g, "general.alignment", out) && pd_gguf_count(g, "general.alignment", &n))
+    if (find_any(g, "general.alignment") && !pd_gguf_u64(g, "general.alignment", out))
         *out = 0;
     if (*out == 0 || *out > 1u << 30 || (*out & (*out - 1)) != 0)
         return pd_fail(PD_EFORMAT, "general.alignment is not a power of two");
@@ -359,12 +368,6 @@ const pd_tensor *pd_gguf_tensor(const pd_gguf *g, const char *name) {
 }
 
 /* ---- metadata ---- */
-
-static const entry *find(const pd_gguf *g, const char *key, bool is_array) {
-    entry want = {.key = {key, strlen(key)}};
-    const entry *e = bsearch(&want, g->keys, g->n_keys, sizeof *g->keys, compare_keys);
-    return e && e->is_array == is_array ? e : NULL;
-}
 
 /* Element i of an integer type as a signed and an unsigned number; false for other types. */
 static bool integer_at(const entry *e, uint64_t i, bool *negative, uint64_t *out) {

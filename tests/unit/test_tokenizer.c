@@ -66,9 +66,8 @@ static int check_vectors(const char *model, const char *vectors) {
 
 /* Ids that llama.cpp gave for the same files: tests/vectors/lm/make_lm.py. */
 START_TEST(ids_match_the_vectors) {
-    const char *model = pd_test_shared("models/house-2m.gguf");
-    if (model)
-        ck_assert_int_eq(check_vectors(model, "tests/vectors/lm/house-2m.jsonl"), 18);
+    const char *model = pd_test_path("examples/models/house-2m.gguf");
+    ck_assert_int_eq(check_vectors(model, "tests/vectors/lm/house-2m.jsonl"), 18);
     model = pd_test_shared("data/stories260K/stories260K.gguf");
     if (model)
         ck_assert_int_eq(check_vectors(model, "tests/vectors/lm/stories260K.jsonl"), 18);
@@ -330,6 +329,41 @@ START_TEST(lists_that_cannot_be_are_refused) {
 }
 END_TEST
 
+/* Any byte of a file may be wrong (of its long lists, every fifth is tried): it opens or is
+ * refused, and what opens encodes (the sanitizers watch). */
+START_TEST(every_flipped_byte_encodes_or_is_refused) {
+    static const char text[] = "aaaa <s>b</s>  12's \xff <tool><|im_end|>";
+    for (int kind = 0; kind < 2; kind++) {
+        vocab *v = kind ? spm_vocab() : bpe_vocab();
+        gw w = write_vocab(v, kind ? "llama" : "gpt2", kind ? NULL : "default");
+        gw_u32(&w, "tokenizer.ggml.bos_token_id", 1);
+        gw_str(&w, "tokenizer.chat_template", "'<|im_start|>system\nb<|im_end|>'");
+        gw_buf b = gw_finish(&w);
+        for (size_t i = 0; i < b.n; i += i < 400 ? 1 : 5) {
+            b.p[i] ^= i % 2 ? 0xff : 0x04;
+            gw_write(path, b.p, b.n);
+            pd_gguf *g = NULL;
+            pd_tokenizer *t = NULL;
+            uint32_t *ids;
+            size_t n;
+            if (pd_gguf_open(path, &g) == PD_OK && pd_tokenizer_open(g, &t) == PD_OK) {
+                if (pd_tokenizer_encode(t, text, sizeof text - 1, true, &ids, &n) != PD_OK)
+                    ck_abort_msg("byte %zu: %s", i, pd_fail_text());
+                for (size_t k = 0; k < n; k++)
+                    if (ids[k] >= pd_tokenizer_vocab(t))
+                        ck_abort_msg("byte %zu: id %u", i, ids[k]);
+                free(ids);
+            }
+            pd_tokenizer_close(t);
+            pd_gguf_close(g);
+            b.p[i] ^= i % 2 ? 0xff : 0x04;
+        }
+        free(b.p);
+        free(v);
+    }
+}
+END_TEST
+
 /* Nodes of a run compare it: what changes ids must change it. */
 START_TEST(digest_covers_what_ids_depend_on) {
     uint8_t d[6][32];
@@ -365,6 +399,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, long_texts_take_little_time);
     tcase_add_test(tc, what_we_do_not_do_is_refused_by_name);
     tcase_add_test(tc, lists_that_cannot_be_are_refused);
+    tcase_add_test(tc, every_flipped_byte_encodes_or_is_refused);
     tcase_add_test(tc, digest_covers_what_ids_depend_on);
 }
 
