@@ -120,7 +120,7 @@ evaluate calibrated "$out/$first"
 
 say "$second and $third join by ticket"
 start "$first" --records 0
-wait_for "$first" uptime_ms 0
+wait_for "$first" uptime_s 0
 for site in $second $third; do
     ticket=$(peerctl -d "$out/$first" invite)
     peerd join "$out/$site" "$ticket" --model "$gguf" --data "$data/$site/train.jsonl" \
@@ -142,13 +142,13 @@ done
 
 say "together, $probes gradients each; $second will be killed half-way"
 for site in $sites; do start "$site" --records "$probes"; done
-wait_for "$second" records_own $((probes / 2))
+wait_for "$second" step $((probes / 2))
+before_kill=$(field "$second" bytes_out)
 kill -9 "$(pid_of "$second")"
 say "$second killed (SIGKILL) at $((probes / 2)) records; starting it again"
 start "$second" --records "$probes"
-for site in $sites; do wait_for "$site" records_own "$probes"; done
 all=$((3 * probes))
-for site in $sites; do wait_for "$site" records_held "$all"; done
+for site in $sites; do wait_for "$site" digest_records "$all"; done
 for site in $sites; do
     status "$site" >"$results/status.$site.json"
     peerctl -d "$out/$site" verify >"$out/logs/verify-$site.log" || fail "$site does not verify: see $out/logs"
@@ -173,11 +173,12 @@ for site, result in zip(sites, json.load(open(f"{folder}/fit.json"))["eval"]):
 PY
 
 # --- what came of it -----------------------------------------------------------------------------------------------
-python3 - "$results/run.json" "$title" "$sites" "$seed" "$probes" "$gguf" "$out/adapter" $(($(date +%s) - began)) <<'PY'
+python3 - "$results/run.json" "$title" "$sites" "$seed" "$probes" "$gguf" "$out/adapter" \
+    $(($(date +%s) - began)) "${before_kill:-0}" <<'PY'
 import json, sys
-path, title, sites, seed, probes, model, adapter, seconds = sys.argv[1:]
+path, title, sites, seed, probes, model, adapter, seconds, before_kill = sys.argv[1:]
 json.dump({"title": title, "sites": sites.split(), "seed": int(seed), "records_per_site": int(probes),
-           "model": model, "adapter": adapter, "seconds": int(seconds)}, open(path, "w"))
+           "model": model, "adapter": adapter, "seconds": int(seconds), "bytes_before_kill": int(before_kill)}, open(path, "w"))
 PY
 echo
 python3 "$top/examples/report.py" "$out"

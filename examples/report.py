@@ -159,8 +159,9 @@ def main(out):
     status = {s: load(f"{out}/results/status.{s}.json") for s in sites}
     digests = {s: status[s]["digest"] for s in sites}
     equal = len(set(digests.values())) == 1
-    records = max(status[s]["records_held"] for s in sites)
-    wire = sum(status[s]["bytes_out"] for s in sites)
+    records = max(status[s]["records"] for s in sites)
+    # A node counts from its own start: the one that was killed said before that what it had sent.
+    wire = sum(status[s]["bytes_out"] for s in sites) + run.get("bytes_before_kill", 0)
     summary = {
         **run,
         "rows": rows,
@@ -174,7 +175,7 @@ def main(out):
         json.dump(summary, f, indent=1)
         f.write("\n")
     notes = [
-        f"{records} records = {records} gradient bytes; {wire:,} bytes between the nodes in all, seals included",
+        f"{records} records = {records} gradient bytes; {wire:,} bytes between the nodes in all, seals and hellos included",
         f"{len(sites)} digests " + ("equal: " + next(iter(digests.values())) if equal else "DIFFER"),
         "first-order, pooled: Adam on all sites' data in one place, in the same space: the ceiling",
     ]

@@ -141,7 +141,7 @@ class Report(unittest.TestCase):
             for site in sites:
                 put(f"{row}.{site}", {"nll": 1 - i / 10, **({"accuracy": 0.5 + i / 20} if with_accuracy else {})})
         for site, digest in zip(sites, digests):
-            put(f"status.{site}", {"digest": digest, "records_held": 30, "bytes_out": 1000})
+            put(f"status.{site}", {"digest": digest, "records": 30, "bytes_out": 1000})
         put("run", {"title": "A & B", "sites": sites, "seed": 1})
 
     def run_report(self, digests, with_accuracy=True):
