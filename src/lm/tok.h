@@ -1,5 +1,5 @@
-/* tok.h - the parts of the tokenizer: vocabulary (tokenizer.c), words (tokenizer_split.c), merging
- * (tokenizer_merge.c), chat templates (chat.c).  Private to src/lm.
+/* tok.h - the parts of the tokenizer: vocabulary (tokenizer.c), texts (tokenizer_encode.c), words (tokenizer_split.c),
+ * merging (tokenizer_merge.c), chat templates (chat.c).  Private to src/lm.
  */
 #ifndef PD_LM_TOK_H
 #define PD_LM_TOK_H
