@@ -49,6 +49,7 @@
 
 #include <cjson/cJSON.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -98,6 +99,9 @@ void pd_control_serve(pd_control *c, const struct pollfd *fds, size_t n);
  * pd_fail_text().  A caller that has gone away is fine.
  */
 void pd_control_answer(pd_control *c, uint64_t call, pd_err code, cJSON *reply);
+
+/* Does a process answer at DIR/control.sock? */
+bool pd_control_runs(const char *dir);
 
 /* Ask the node at dir, wait for its reply.
  *

@@ -346,6 +346,16 @@ void pd_control_close(pd_control *c) {
 
 /* ---- client ----------------------------------------------------------------------------------- */
 
+bool pd_control_runs(const char *dir) {
+    struct sockaddr_un un;
+    int dir_fd;
+    if (address_of(dir, &un, &dir_fd) != PD_OK)
+        return false;
+    bool alive = answers(&un);
+    close_if(dir_fd);
+    return alive;
+}
+
 static pd_err fail_no_node(const char *dir) {
     char conf[4096];
     if (pd_path_join(conf, sizeof conf, dir, "node.json") == PD_OK && !pd_file_exists(conf))

@@ -1,0 +1,134 @@
+/* ctl.c - what the commands share; see ctl.h. */
+#include "ctl.h"
+#include "peerd/file.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int ctl_fail(pd_err e) {
+    fprintf(stderr, "peerctl: %s\n", pd_fail_text());
+    return pd_err_exit(e);
+}
+
+bool ctl_is_node(const char *dir) {
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/node.json", dir) < (int)sizeof path &&
+           pd_file_exists(path);
+}
+
+pd_err ctl_dir(ctl *c) {
+    const char *env = getenv("PEERD_DIR");
+    if (!c->dir && env && *env)
+        c->dir = env;
+    if (!c->dir && ctl_is_node("."))
+        c->dir = ".";
+    return c->dir ? PD_OK
+                  : pd_fail(PD_EUSAGE, "this folder holds no node: name one with -d DIR or "
+                                       "$PEERD_DIR");
+}
+
+pd_err ctl_ask(ctl *c, const char *cmd, cJSON *request, uint32_t timeout_ms, cJSON **reply) {
+    pd_err e = ctl_dir(c);
+    cJSON *r = request ? request : cJSON_CreateObject();
+    if (!e && (!r || !cJSON_AddStringToObject(r, "cmd", cmd)))
+        e = pd_fail(PD_ENOMEM, "no memory for a request");
+    if (!e)
+        e = pd_control_call(c->dir, r, timeout_ms, reply);
+    cJSON_Delete(r);
+    return e;
+}
+
+double ctl_number(const cJSON *o, const char *name) {
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
+    return cJSON_IsNumber(v) ? cJSON_GetNumberValue(v) : (double)NAN;
+}
+
+const char *ctl_text(const cJSON *o, const char *name) {
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, name));
+}
+
+bool ctl_true(const cJSON *o, const char *name) {
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, name));
+}
+
+void ctl_print_json(cJSON *reply) {
+    cJSON_DeleteItemFromObjectCaseSensitive(reply, "ok");
+    char *text = cJSON_Print(reply);
+    puts(text ? text : "{}");
+    cJSON_free(text);
+}
+
+/* A few results at a time, for one printf. */
+static char *buffer(void) {
+    static char ring[8][32];
+    static unsigned at;
+    return ring[at++ % 8];
+}
+
+const char *ctl_count(double n) {
+    char *out = buffer();
+    if (n >= 0)
+        snprintf(out, 32, "%.0f", n);
+    return n >= 0 ? out : "-";
+}
+
+const char *ctl_bytes(double b) {
+    char *out = buffer();
+    if (!(b >= 0))
+        return "-";
+    if (b < 1000)
+        snprintf(out, 32, "%.0f B", b);
+    else if (b < 1e6)
+        snprintf(out, 32, "%.1f kB", b / 1e3);
+    else if (b < 1e9)
+        snprintf(out, 32, "%.1f MB", b / 1e6);
+    else
+        snprintf(out, 32, "%.1f GB", b / 1e9);
+    return out;
+}
+
+const char *ctl_age(double ms) {
+    char *out = buffer();
+    if (!(ms >= 0))
+        return "-";
+    double s = ms / 1000;
+    unsigned long whole = s < 1e9 ? (unsigned long)s : 1000000000ul;
+    if (ms < 1000)
+        snprintf(out, 32, "%.0f ms", ms);
+    else if (s < 60)
+        snprintf(out, 32, "%.1f s", s);
+    else if (s < 3600)
+        snprintf(out, 32, "%lu min %lu s", whole / 60, whole % 60);
+    else if (s < 86400)
+        snprintf(out, 32, "%lu h %lu min", whole / 3600, whole / 60 % 60);
+    else
+        snprintf(out, 32, "%lu d %lu h", whole / 86400, whole / 3600 % 24);
+    return out;
+}
+
+int ctl_exec_peerd(const char *const args[]) {
+    char path[PATH_MAX] = "";
+    char *argv[64];
+    size_t n = 0;
+    ssize_t k = readlink("/proc/self/exe", path, sizeof path - 8);
+    char *slash = k > 0 ? memrchr(path, '/', (size_t)k) : NULL;
+    argv[n++] = "peerd";
+    for (size_t i = 0; args[i] && n < sizeof argv / sizeof *argv - 1; i++)
+        argv[n++] = (char *)(uintptr_t)args[i];
+    argv[n] = NULL;
+    fflush(stdout);
+    if (slash) {
+        strcpy(slash + 1, "peerd");
+        execv(path, argv);
+    }
+    execvp("peerd", argv);
+    return ctl_fail(pd_fail(PD_ENOENT,
+                            "cannot start peerd: %s (it belongs beside peerctl or on "
+                            "PATH)",
+                            strerror(errno)));
+}

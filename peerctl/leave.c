@@ -1,0 +1,31 @@
+/* leave.c - peerctl leave: goodbye for good. */
+#include "ctl.h"
+
+#include <stdio.h>
+
+int ctl_leave(ctl *c, int argc, char **argv) {
+    bool help;
+    const pd_flag flags[] = {CTL_DIR_FLAG(c), {0}};
+    const pd_command_help text = {
+        "peerctl [-d DIR] leave",
+        "Leave the run: the node seals what is pending, tells its peers that it will not come "
+        "back,\n"
+        "and ends. Its records stay in the run and its folder stays on disk. To stop for a while\n"
+        "end peerd instead (Ctrl-C or SIGTERM).",
+        "peerctl -d site-b leave",
+    };
+    size_t n;
+    cJSON *r;
+    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
+    if (!e && help) {
+        pd_flags_help(&text, flags);
+        return 0;
+    }
+    if (!e)
+        e = ctl_ask(c, "leave", NULL, CTL_QUICK_MS, &r);
+    if (e)
+        return ctl_fail(e);
+    cJSON_Delete(r);
+    printf("leaving the run; the node ends\n");
+    return 0;
+}

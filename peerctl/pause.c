@@ -1,0 +1,40 @@
+/* pause.c - peerctl pause and resume: whether the node trains; it relays either way. */
+#include "ctl.h"
+
+#include <stdio.h>
+
+static int turn(ctl *c, int argc, char **argv, const char *cmd, const pd_command_help *text,
+                const char *done) {
+    bool help;
+    const pd_flag flags[] = {CTL_DIR_FLAG(c), {0}};
+    size_t n;
+    cJSON *r;
+    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
+    if (!e && help) {
+        pd_flags_help(text, flags);
+        return 0;
+    }
+    if (!e)
+        e = ctl_ask(c, cmd, NULL, CTL_QUICK_MS, &r);
+    if (e)
+        return ctl_fail(e);
+    cJSON_Delete(r);
+    puts(done);
+    return 0;
+}
+
+int ctl_pause(ctl *c, int argc, char **argv) {
+    const pd_command_help text = {
+        "peerctl [-d DIR] pause",
+        "Stop making records and free the processor; go on holding and relaying those of others.\n"
+        "The node stays paused over a restart.",
+        "peerctl -d site-a pause",
+    };
+    return turn(c, argc, argv, "pause", &text, "paused (peerctl resume ends it)");
+}
+
+int ctl_resume(ctl *c, int argc, char **argv) {
+    const pd_command_help text = {"peerctl [-d DIR] resume", "Train again after a pause.",
+                                  "peerctl -d site-a resume"};
+    return turn(c, argc, argv, "resume", &text, "training again");
+}
