@@ -92,9 +92,11 @@ static pd_err write_chunks(pd_store *s, int64_t id, uint8_t stream, pd_chain *c,
         uint8_t chunk[PD_CHUNK_BYTES];
         memcpy(chunk, c->tail, at);
         memcpy(chunk + at, bytes, take);
-        pd_err e =
-            sql_write(s->db, "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?, ?, ?)", "iiibi", id,
-                      (int64_t)stream, (int64_t)j, chunk, at + take, sum_of(chunk, at + take, j));
+        pd_err e = sql_write(s->db,
+                             "INSERT INTO chunk VALUES (?, ?, ?, ?, ?)"
+                             " ON CONFLICT DO UPDATE SET b = excluded.b, sum = excluded.sum",
+                             "iiibi", id, (int64_t)stream, (int64_t)j, chunk, at + take,
+                             sum_of(chunk, at + take, j));
         if (e)
             return e;
         pd_chain_add(c, bytes, take);

@@ -90,7 +90,7 @@ static int after_commit(void *context, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
-pd_err sql_open(const char *path, bool create, sql **out) {
+pd_err sql_open(const char *path, sql **out) {
     sql *db = calloc(1, sizeof *db);
     if (!db)
         return pd_fail(PD_ENOMEM, "no memory for the database");
@@ -100,13 +100,10 @@ pd_err sql_open(const char *path, bool create, sql **out) {
         return pd_fail(PD_EUSAGE, "the path of the database is too long");
     }
     memcpy(db->path, path, n + 1);
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-                (create ? SQLITE_OPEN_CREATE : 0);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     int rc = sqlite3_open_v2(path, &db->db, flags, NULL);
     pd_err e = PD_OK;
-    if (rc == SQLITE_CANTOPEN && !create && sqlite3_system_errno(db->db) == ENOENT)
-        e = pd_fail(PD_ENOENT, "%s is not there", path);
-    else if (rc != SQLITE_OK)
+    if (rc != SQLITE_OK)
         e = fail(db, rc);
     else
         e = sql_exec(db, setup);
@@ -323,7 +320,7 @@ pd_err sql_copy(sql *db, const char *path, const char *without) {
     e = sql_next(r, &row);
     sql_done(r);
     if (!e)
-        e = sql_open(path, false, &copy);
+        e = sql_open(path, &copy);
     if (!e)
         e = sql_write(copy, "DELETE FROM meta WHERE k = ?", "t", without);
     if (!e)

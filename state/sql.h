@@ -16,9 +16,9 @@
 typedef struct sql sql;
 typedef struct sql_rows sql_rows; /* a running query */
 
-/* Errors: PD_ENOENT (not there, and not to be made), PD_EBUSY, PD_EIO, PD_EFORMAT (not a database),
+/* An existing file, which may be empty.  Errors: PD_EBUSY, PD_EIO, PD_EFORMAT (not a database),
  * PD_ENOMEM. */
-PD_CHECKED pd_err sql_open(const char *path, bool create, sql **out);
+PD_CHECKED pd_err sql_open(const char *path, sql **out);
 void sql_close(sql *db);
 
 /* Run statements that return nothing, outside the cache. */

@@ -5,6 +5,7 @@
 #include "peerd/log.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -214,6 +215,16 @@ static pd_err start_instance(pd_store *s, bool log_there) {
     return e ? e : write_instance(s, false);
 }
 
+/* For its owner alone, as it holds the secrets of tickets; SQLite gives its other files the same
+ * mode. */
+static pd_err make_file(const char *path) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return pd_fail(errno == ENOSPC ? PD_EFULL : PD_EIO, "%s: %s", path, strerror(errno));
+    close(fd);
+    return PD_OK;
+}
+
 pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_store **out) {
     assert(run || !create);
     pd_store *s = calloc(1, sizeof *s);
@@ -224,12 +235,14 @@ pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_sto
         memcpy(s->dir, dir, strlen(dir) + 1);
     if (!e && !create && !pd_file_exists(s->path))
         e = pd_fail(PD_ENOENT, "%s holds no node (make one: peerd init, or peerd join)", dir);
+    if (!e && create)
+        e = make_file(s->path);
     bool log_there = false;
     if (!e) {
         char log[4096 + 16];
         snprintf(log, sizeof log, "%s-wal", s->path);
         log_there = pd_file_exists(log);
-        e = sql_open(s->path, create, &s->db);
+        e = sql_open(s->path, &s->db);
     }
     if (!e)
         e = check_version(s, create, run);

@@ -9,10 +9,11 @@
  * (8 MiB to give up when the disk is full).
  *
  * Every write joins the open transaction, or begins one; pd_store_commit makes all of them durable.
- * After PD_EFULL, PD_EIO or any other error of a write or commit the whole transaction is gone and
- * the database is as it was at the last commit.  PD_EFULL: the ballast has been given up, so that a
- * retry of what is small may succeed: stop producing. PD_EIO from a commit: nobody knows what the
- * disk holds; stop signing, exit 74 and let the next start read it.
+ * After PD_EFULL, PD_EIO, PD_ENOMEM or PD_EFORMAT from a write or commit the whole transaction is
+ * gone and the database is as it was at the last commit; the other errors refuse before they write
+ * and leave it open.  PD_EFULL: the ballast has been given up, so that what is small may now
+ * succeed: stop producing, and pd_store_follow brings the rest when there is room.  PD_EIO from a
+ * commit: nobody knows what the disk holds; stop signing, exit 74 and let the next start read it.
  *
  * One connection for everything, in EXCLUSIVE mode: SQLite 3.7.0 to 3.51.2 can lose commits when a
  * second connection checkpoints the write-ahead log (https://sqlite.org/wal.html).
