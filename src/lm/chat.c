@@ -18,7 +18,7 @@
 #include <string.h>
 
 static bool has(pd_str s, const char *marker) {
-    return s.n && memmem(s.p, s.n, marker, strlen(marker)) != NULL;
+    return s.p && memmem(s.p, s.n, marker, strlen(marker)) != NULL;
 }
 
 /* ChatML templates that bring a system message of their own spell it
