@@ -27,8 +27,11 @@ struct sql {
 
 /* ---- errors ---- */
 
-static pd_err code_of(int rc) {
+static pd_err code_of(int rc, int sys) {
     switch (rc & 0xff) {
+    case SQLITE_IOERR:
+    case SQLITE_CANTOPEN:
+        return sys == ENOSPC || sys == EDQUOT ? PD_EFULL : PD_EIO;
     case SQLITE_FULL:
         return PD_EFULL;
     case SQLITE_BUSY:
@@ -45,9 +48,9 @@ static pd_err code_of(int rc) {
 }
 
 static pd_err fail(const sql *db, int rc) {
-    pd_err e = code_of(rc);
     const char *said = db->db ? sqlite3_errmsg(db->db) : sqlite3_errstr(rc);
     int sys = db->db ? sqlite3_system_errno(db->db) : 0;
+    pd_err e = code_of(rc, sys);
     switch (e) {
     case PD_EFULL:
         return pd_fail(e, "%s: no space left on its disk (free some; the node goes on by itself)",

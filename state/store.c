@@ -225,25 +225,10 @@ static pd_err make_file(const char *path) {
     return PD_OK;
 }
 
-pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_store **out) {
-    assert(run || !create);
-    pd_store *s = calloc(1, sizeof *s);
-    if (!s)
-        return pd_fail(PD_ENOMEM, "no memory for the store");
-    pd_err e = pd_path_join(s->path, sizeof s->path, dir, "ledger.db");
+static pd_err start(pd_store *s, bool create, const uint8_t run[32], bool log_there) {
+    pd_err e = create ? make_file(s->path) : PD_OK;
     if (!e)
-        memcpy(s->dir, dir, strlen(dir) + 1);
-    if (!e && !create && !pd_file_exists(s->path))
-        e = pd_fail(PD_ENOENT, "%s holds no node (make one: peerd init, or peerd join)", dir);
-    if (!e && create)
-        e = make_file(s->path);
-    bool log_there = false;
-    if (!e) {
-        char log[4096 + 16];
-        snprintf(log, sizeof log, "%s-wal", s->path);
-        log_there = pd_file_exists(log);
         e = sql_open(s->path, &s->db);
-    }
     if (!e)
         e = check_version(s, create, run);
     if (!e)
@@ -252,6 +237,31 @@ pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_sto
         e = start_instance(s, log_there);
     if (e) {
         sql_close(s->db);
+        s->db = NULL;
+    }
+    return e;
+}
+
+pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_store **out) {
+    assert(run || !create);
+    pd_store *s = calloc(1, sizeof *s);
+    if (!s)
+        return pd_fail(PD_ENOMEM, "no memory for the store");
+    pd_err e = pd_path_join(s->path, sizeof s->path, dir, "ledger.db");
+    if (!e && !create && !pd_file_exists(s->path))
+        e = pd_fail(PD_ENOENT, "%s holds no node (make one: peerd init, or peerd join)", dir);
+    if (!e) {
+        char log[4096 + 16];
+        memcpy(s->dir, dir, strlen(dir) + 1);
+        snprintf(log, sizeof log, "%s-wal", s->path);
+        bool log_there = pd_file_exists(log);
+        e = start(s, create, run, log_there);
+        if (e == PD_EFULL) { /* a node must start on a full disk: it still relays */
+            drop_ballast(s);
+            e = start(s, create, run, log_there);
+        }
+    }
+    if (e) {
         free(s);
         return e;
     }

@@ -16,7 +16,7 @@
  * commit: nobody knows what the disk holds; stop signing, exit 74 and let the next start read it.
  *
  * One connection for everything, in EXCLUSIVE mode: SQLite 3.7.0 to 3.51.2 can lose commits when a
- * second connection checkpoints the write-ahead log (https://sqlite.org/wal.html).
+ * second connection checkpoints the write-ahead log while one commits.
  */
 #ifndef PEERD_STORE_H
 #define PEERD_STORE_H

@@ -44,7 +44,8 @@ static void clean(void) {
                                         "kept.db",   "copy.db-wal"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(in_dir(names[i]));
-    rmdir(dir);
+    if (rmdir(dir) && errno == EBUSY && umount(dir) == 0) /* a test of full disks failed */
+        rmdir(dir);
 }
 
 static pd_store *open_store(void) {
@@ -605,6 +606,15 @@ static bool small_disk(const char *options) {
     return false;
 }
 
+/* Somebody else takes all there is. */
+static void fill_disk(void) {
+    static uint8_t zero[4096];
+    int fd = open(in_dir("copy.db"), O_CREAT | O_WRONLY, 0600);
+    while (write(fd, zero, sizeof zero) > 0)
+        ;
+    close(fd);
+}
+
 START_TEST(a_full_disk_loses_nothing_committed_and_goes_on_with_room) {
     if (!small_disk("size=1m"))
         return;
@@ -649,11 +659,7 @@ START_TEST(the_ballast_is_given_up_and_made_again) {
     pd_store *s = open_store();
     struct stat st;
     ck_assert(stat(in_dir("ballast"), &st) == 0 && st.st_size == 8 << 20);
-    int fd = open(in_dir("copy.db"), O_CREAT | O_WRONLY, 0600); /* somebody else fills the disk */
-    static uint8_t zero[65536];
-    while (write(fd, zero, sizeof zero) > 0)
-        ;
-    close(fd);
+    fill_disk();
     pd_err e = append(s, &me, 0, log_a, 0, 500000);
     if (!e)
         e = pd_store_commit(s);
@@ -667,6 +673,12 @@ START_TEST(the_ballast_is_given_up_and_made_again) {
     unlink(in_dir("copy.db"));
     ck_assert_int_eq(pd_store_maintain(s, 123000), PD_OK);
     ck_assert(pd_file_exists(in_dir("ballast")));
+    pd_store_close(s);
+    fill_disk();
+    s = open_store(); /* a node starts on a full disk, too */
+    ck_assert(!pd_file_exists(in_dir("ballast")) && !pd_store_restored(s));
+    ck_assert_int_eq(append(s, &me, 0, log_a, 500, 600), PD_OK);
+    ck_assert_int_eq(pd_store_commit(s), PD_OK);
     pd_store_close(s);
     umount(dir);
 }
