@@ -44,22 +44,22 @@ void pd_gate_deny(pd_gate *g, const uint8_t *peer, uint64_t invite) {
     }
 }
 
-pd_gate_answer pd_gate_ask(pd_gate *g, const uint8_t curve[32], uint64_t now_ms,
-                           const pd_gate_entry **who) {
+pd_verdict pd_gate_ask(pd_gate *g, const uint8_t curve[32], uint64_t now_ms,
+                       const pd_gate_entry **who) {
     const pd_gate_entry *e = NULL;
     for (size_t i = 0; i < g->n && !e; i++)
         if (memcmp(g->entries[i].curve, curve, 32) == 0)
             e = &g->entries[i];
     if (!e)
-        return PD_GATE_REFUSE;
+        return PD_REFUSE;
     uint64_t full = (uint64_t)g->per_s * 2000, gained = (now_ms - g->last_ms) * g->per_s;
     g->tokens = gained > full - g->tokens ? full : g->tokens + gained;
     g->last_ms = now_ms;
     if (g->tokens < 1000)
-        return PD_GATE_RETRY;
+        return PD_LATER;
     g->tokens -= 1000;
     *who = e;
-    return PD_GATE_ADMIT;
+    return PD_ADMIT;
 }
 
 void pd_gate_user(const pd_gate_entry *e, char out[PD_GATE_USER]) {

@@ -2,7 +2,7 @@
 #ifndef PD_GATE_H
 #define PD_GATE_H
 
-#include "peerd/err.h"
+#include "door.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,8 +24,6 @@ typedef struct pd_gate {
     uint64_t last_ms;
 } pd_gate;
 
-typedef enum pd_gate_answer { PD_GATE_ADMIT, PD_GATE_RETRY, PD_GATE_REFUSE } pd_gate_answer;
-
 void pd_gate_init(pd_gate *g, uint32_t per_s, uint64_t now_ms);
 void pd_gate_finish(pd_gate *g);
 
@@ -36,8 +34,8 @@ PD_CHECKED pd_err pd_gate_allow(pd_gate *g, const uint8_t curve[32], const uint8
 void pd_gate_deny(pd_gate *g, const uint8_t *peer, uint64_t invite);
 
 /* Judge a key.  Strangers are refused without touching the budget, so they cannot use it up. */
-pd_gate_answer pd_gate_ask(pd_gate *g, const uint8_t curve[32], uint64_t now_ms,
-                           const pd_gate_entry **who);
+pd_verdict pd_gate_ask(pd_gate *g, const uint8_t curve[32], uint64_t now_ms,
+                       const pd_gate_entry **who);
 
 /* The user that libzmq attaches to every message of the session: `m` or `g`, invite, key, in hex.
  * Written and read on this side of the wire only.

@@ -511,7 +511,8 @@ START_TEST(hundreds_of_sessions_leave_nothing_behind) {
         pd_net_stats st;
         pd_net_stats_get(a.net, &st);
         ck_assert_uint_eq(st.sessions, 0);
-        NEVER(&a, PD_NET_UP, &a, &b);
+        if (round % 8 == 0)
+            NEVER(&a, PD_NET_UP, &a, &b); /* no ghost of a session that was closed */
         if (round == 1)
             fds = count_fds();
     }
