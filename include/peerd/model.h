@@ -29,7 +29,8 @@ typedef enum pd_target { PD_Q, PD_K, PD_V, PD_O, PD_GATE, PD_UP, PD_DOWN, PD_TAR
 extern const char *const pd_target_names[PD_TARGETS]; /* "q" "k" "v" "o" "gate" "up" "down" */
 
 typedef struct pd_model_opts {
-    pd_compute compute; /* AUTO: bf16 where the processor has AVX-512 BF16 or AMX, else f32 */
+    pd_compute compute; /* AUTO: bf16 where the processor has it (AVX-512 BF16 or AMX) and a short measurement finds it
+                           faster, else f32 */
     unsigned threads;   /* 0: as many as the cores this process may use */
     bool backward;      /* also pack what reverse mode needs (doubles the memory of the targets) */
 } pd_model_opts;
@@ -98,7 +99,9 @@ static inline double pd_loss_mean(const pd_loss *l) {
     return l->units ? l->sum / (double)l->units : 0.0;
 }
 
-/* Activations of one caller.  sides is 1 or 2; backward needs sides = 1 use and keeps every layer's activations. */
+/* Activations of one caller.  sides is 1 or 2.  backward keeps the residual stream of every layer as well (T C 4 bytes
+ * a layer) and computes a layer's other activations again when its turn comes.
+ */
 typedef struct pd_work pd_work;
 PD_CHECKED pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned sides, bool backward, pd_work **out);
 void pd_work_close(pd_work *w);

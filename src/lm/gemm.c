@@ -12,6 +12,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     SHAPES_MAX = 64,
@@ -249,6 +250,42 @@ pd_err pd_gemm_pack(pd_arena *a, const float *w, uint32_t out, uint32_t in, bool
     pd_err e = pack_locked(a, w, out, in, transposed, bf16, m);
     pthread_mutex_unlock(&door.lock);
     return e;
+}
+
+/* Least seconds of a product of ROWS x SIDE x SIDE, or a negative number where it cannot be had. */
+static double time_product(bool bf16) {
+    enum { ROWS = 256, SIDE = 512, TRIES = 6 };
+    pd_arena a = {0};
+    pd_matrix m;
+    double best = -1.0;
+    float *zeros = pd_arena_take(&a, SIDE * SIDE * sizeof(float));
+    float *y = pd_arena_take(&a, ROWS * SIDE * sizeof(float));
+    if (zeros && y && pd_gemm_pack(&a, zeros, SIDE, SIDE, false, bf16, &m) == PD_OK)
+        for (int i = 0; i <= TRIES; i++) { /* the first makes the code */
+            struct timespec from, to;
+            clock_gettime(CLOCK_MONOTONIC, &from);
+            pd_gemm_run(&m, ROWS, zeros, y, false);
+            clock_gettime(CLOCK_MONOTONIC, &to);
+            double s =
+                (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+            if (i > 0 && (best < 0.0 || s < best))
+                best = s;
+        }
+    pd_arena_free(&a);
+    return best;
+}
+
+bool pd_gemm_bf16_pays(void) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int known = -1;
+    pthread_mutex_lock(&lock);
+    if (known < 0) {
+        double half = pd_gemm_has_bf16() ? time_product(true) : -1.0;
+        double full = half > 0.0 ? time_product(false) : -1.0;
+        known = half > 0.0 && half < full;
+    }
+    pthread_mutex_unlock(&lock);
+    return known;
 }
 
 uint32_t pd_gemm_rows(uint32_t rows) {

@@ -23,6 +23,12 @@ typedef struct pd_matrix {
 /* Whether the processor multiplies bf16 natively. */
 bool pd_gemm_has_bf16(void);
 
+/* Whether it also does so faster than float: measured once, some milliseconds.  Having the
+ * instructions does not say so: an Intel Xeon with AVX-512 BF16 but AMX masked off ran bf16
+ * products at half the speed of float, an AMD Zen 5 at twice.
+ */
+bool pd_gemm_bf16_pays(void);
+
 /* Pack W into memory of the arena.
  *
  *   w  in   (out, in), or (in, out) where `transposed`; borrowed

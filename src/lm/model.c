@@ -40,7 +40,7 @@ void pd_model_shape(const pd_model_info *info, pd_target t, uint32_t *out, uint3
     case PD_TARGETS:
         break;
     }
-    assert(!"a target");
+    assert(false && "a target");
 }
 
 /* ---- metadata ---- */
@@ -341,7 +341,7 @@ static pd_err check_all_seen(const loader *l) {
 static pd_err choose_compute(pd_model *m, pd_compute want) {
     if (want == PD_COMPUTE_BF16 && !pd_gemm_has_bf16())
         return pd_fail(PD_EUNSUPPORTED, "this processor has no bf16 products (use --compute f32)");
-    m->half = want == PD_COMPUTE_BF16 || (want == PD_COMPUTE_AUTO && pd_gemm_has_bf16());
+    m->half = want == PD_COMPUTE_BF16 || (want == PD_COMPUTE_AUTO && pd_gemm_bf16_pays());
     m->info.compute = m->half ? PD_COMPUTE_BF16 : PD_COMPUTE_F32;
     return PD_OK;
 }
