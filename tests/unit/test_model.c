@@ -1,8 +1,10 @@
 /* test_model.c - the transformer against another implementation's numbers (vectors/lm, made by
  * make_lm.py), and the ways a batch may be laid out, which must not matter.
  */
+#include "micro.h"
 #include "peerd/file.h"
 #include "peerd/model.h"
+#include "peerd/rng.h"
 #include "test.h"
 
 #include <cjson/cJSON.h>
@@ -161,9 +163,275 @@ START_TEST(mean_nll_is_near_the_reference_in_bf16) {
 }
 END_TEST
 
+/* ---- ways of laying out a batch ---- */
+
+enum { SEQS = 7, SEQ_MAX = 600 };
+
+typedef struct lot { /* sequences of random tokens, one longer than two blocks of keys */
+    uint32_t len[SEQS], ids[SEQS][SEQ_MAX];
+    pd_example e[SEQS];
+} lot;
+
+static void make_lot(lot *l, uint32_t vocab) {
+    static const uint32_t lens[SEQS] = {5, 17, 1, 64, SEQ_MAX, 33, 130};
+    pd_rng rng = {7};
+    memset(all_scored, 1, sizeof all_scored);
+    for (int i = 0; i < SEQS; i++) {
+        l->len[i] = lens[i];
+        for (uint32_t t = 0; t < lens[i]; t++)
+            l->ids[i][t] = pd_rng_below(&rng, vocab);
+        l->e[i] = (pd_example){.kind = PD_EXAMPLE_NLL,
+                               .n_seqs = 1,
+                               .seq_len = &l->len[i],
+                               .ids = l->ids[i],
+                               .scored = all_scored,
+                               .n_tokens = lens[i]};
+    }
+}
+
+typedef struct engine {
+    micro mi;
+    pd_model *m;
+    pd_work *w;
+    pd_batch *b;
+    lot l;
+} engine;
+
+static void start(engine *e, unsigned sides, bool backward) {
+    e->mi = make(true, false, 50);
+    e->m = open_model(e->mi.path, PD_COMPUTE_F32, backward);
+    ck_assert_int_eq(pd_work_open(e->m, TOKENS_MAX, sides, backward, &e->w), PD_OK);
+    ck_assert_int_eq(pd_batch_open(TOKENS_MAX, EXAMPLES_MAX, &e->b), PD_OK);
+    make_lot(&e->l, 50);
+}
+
+static void stop(engine *e) {
+    pd_batch_close(e->b);
+    pd_work_close(e->w);
+    pd_model_close(e->m);
+    drop(&e->mi);
+}
+
+/* A random adapter over every target; free_adapter gives back. */
+static pd_adapter random_adapter(const pd_model *m, uint32_t rank, uint64_t from, float scale) {
+    const pd_model_info *i = pd_model_info_of(m);
+    pd_lowrank *at = calloc(i->n_layers * PD_TARGETS, sizeof *at);
+    pd_rng rng = {from};
+    for (uint32_t n = 0; n < i->n_layers * PD_TARGETS; n++) {
+        uint32_t out, in;
+        pd_model_shape(i, (pd_target)(n % PD_TARGETS), &out, &in);
+        float *p = calloc((size_t)rank * (in + out), sizeof *p);
+        for (uint32_t k = 0; k < rank * (in + out); k++)
+            p[k] = scale * (float)(pd_rng_uniform(&rng) - 0.5);
+        at[n] = (pd_lowrank){rank, p, p + (size_t)rank * in};
+    }
+    return (pd_adapter){at};
+}
+
+static void free_adapter(const pd_model *m, pd_adapter *a) {
+    for (uint32_t n = 0; n < pd_model_info_of(m)->n_layers * PD_TARGETS; n++)
+        free((void *)(uintptr_t)a->at[n].down);
+    free((void *)(uintptr_t)a->at);
+}
+
+/* A probe is the difference of two sides: if laying them side by side changed either, every byte
+ * would be wrong. */
+START_TEST(two_sides_in_one_traversal_equal_two_traversals) {
+    static engine e;
+    static float both[TOKENS_MAX], alone[TOKENS_MAX];
+    start(&e, 2, false);
+    pd_adapter a = random_adapter(e.m, 5, 1, 0.2f), b = random_adapter(e.m, 2, 2, 0.2f);
+    const pd_adapter *sides[][2] = {{&a, &b}, {NULL, &b}, {&b, NULL}};
+    for (int i = 0; i < SEQS; i++)
+        ck_assert(pd_batch_add(e.b, &e.l.e[i]));
+    for (int i = 0; i < 3; i++) {
+        pd_loss two[2], one[2];
+        pd_model_forward(e.m, e.w, e.b, sides[i], 2, two, both);
+        pd_model_forward(e.m, e.w, e.b, &sides[i][1], 1, &one[1], alone);
+        pd_model_forward(e.m, e.w, e.b, &sides[i][0], 1, &one[0], alone);
+        for (uint32_t u = 0; u < pd_batch_units(e.b); u++)
+            ck_assert_float_eq_tol(both[u], alone[u], 2e-5f);
+        for (int s = 0; s < 2; s++)
+            ck_assert_double_eq_tol(pd_loss_mean(&two[s]), pd_loss_mean(&one[s]), 1e-6);
+        ck_assert(fabs(one[0].sum - one[1].sum) > 0.1);
+    }
+    free_adapter(e.m, &a);
+    free_adapter(e.m, &b);
+    stop(&e);
+}
+END_TEST
+
+/* Neighbours in a batch are strangers: neither their presence nor their order may be seen. */
+START_TEST(losses_do_not_depend_on_what_else_is_in_the_batch) {
+    static engine e;
+    static float nll[TOKENS_MAX], alone[TOKENS_MAX];
+    start(&e, 1, false);
+    for (int turn = 0; turn < SEQS; turn++) {
+        pd_loss l;
+        pd_batch_clear(e.b);
+        for (int i = 0; i < SEQS; i++)
+            ck_assert(pd_batch_add(e.b, &e.l.e[(i + turn) % SEQS]));
+        pd_model_forward(e.m, e.w, e.b, NULL, 1, &l, nll);
+        uint32_t first = e.l.len[turn] - 1;
+        pd_batch_clear(e.b);
+        ck_assert(pd_batch_add(e.b, &e.l.e[turn]));
+        pd_model_forward(e.m, e.w, e.b, NULL, 1, &l, alone);
+        for (uint32_t u = 0; u < first; u++)
+            ck_assert_float_eq_tol(nll[u], alone[u], 2e-5f);
+    }
+    stop(&e);
+}
+END_TEST
+
+/* What does not fit must leave the batch as it was. */
+START_TEST(a_full_batch_refuses_and_stays) {
+    static engine e;
+    start(&e, 1, false);
+    ck_assert(pd_batch_add(e.b, &e.l.e[4]));
+    ck_assert(!pd_batch_add(e.b, &e.l.e[4]));
+    ck_assert_uint_eq(pd_batch_tokens(e.b), SEQ_MAX);
+    ck_assert_uint_eq(pd_batch_units(e.b), SEQ_MAX - 1);
+    ck_assert(pd_batch_add(e.b, &e.l.e[0]));
+    ck_assert_uint_eq(pd_batch_examples(e.b), 2);
+    stop(&e);
+}
+END_TEST
+
+/* Generation must see the model that was trained: pushes of any size give the forward pass's
+ * predictions. */
+START_TEST(a_session_gives_the_same_predictions) {
+    static engine e;
+    static float nll[TOKENS_MAX], logits[64];
+    const uint32_t pushes[] = {1, 2, 300, 1, 30, 1, 1, 200};
+    pd_session *s;
+    pd_loss l;
+    start(&e, 1, false);
+    pd_adapter a = random_adapter(e.m, 3, 3, 0.2f);
+    const pd_adapter *side = &a;
+    ck_assert(pd_batch_add(e.b, &e.l.e[4]));
+    pd_model_forward(e.m, e.w, e.b, &side, 1, &l, nll);
+    ck_assert_int_eq(pd_session_open(e.m, SEQ_MAX, &s), PD_OK);
+    for (uint32_t i = 0, at = 0; i < sizeof pushes / sizeof *pushes; i++) {
+        ck_assert_int_eq(pd_session_push(s, side, e.l.ids[4] + at, pushes[i], logits), PD_OK);
+        at += pushes[i];
+        double max = -INFINITY, sum = 0.0;
+        for (int v = 0; v < 50; v++)
+            max = fmax(max, logits[v]);
+        for (int v = 0; v < 50; v++)
+            sum += exp(logits[v] - max);
+        ck_assert_double_eq_tol(max + log(sum) - logits[e.l.ids[4][at]], nll[at - 1], 2e-5);
+    }
+    ck_assert_int_eq(pd_session_push(s, side, e.l.ids[4], 200, logits), PD_EFULL);
+    pd_session_close(s);
+    free_adapter(e.m, &a);
+    stop(&e);
+}
+END_TEST
+
+typedef struct slope {
+    const pd_adapter *a;
+    double along; /* sum over targets of dL/dW . up^T down */
+} slope;
+
+static void add_slope(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
+                      const float *dy) {
+    slope *s = ctx;
+    const pd_lowrank *l = &s->a->at[layer * PD_TARGETS + t];
+    pd_model_info i = {.width = 20, .ff = 28, .n_heads = 4, .n_kv_heads = 2, .head_width = 6};
+    uint32_t out, in;
+    pd_model_shape(&i, t, &out, &in);
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t k = 0; k < l->rank; k++) {
+            double a = 0.0, b = 0.0;
+            for (uint32_t j = 0; j < in; j++)
+                a += (double)l->down[k * in + j] * (double)x[r * in + j];
+            for (uint32_t j = 0; j < out; j++)
+                b += (double)l->up[k * out + j] * (double)dy[r * out + j];
+            s->along += a * b;
+        }
+}
+
+/* Sequences longer than a block of keys, where the exact check of test_grad.c would take too long:
+ * the slope along a low-rank direction against the losses a step to either side.
+ */
+START_TEST(gradient_holds_across_blocks_of_keys) {
+    static engine e;
+    start(&e, 1, true);
+    pd_adapter plus = random_adapter(e.m, 1, 4, 0.1f), minus = random_adapter(e.m, 1, 4, 0.1f);
+    const pd_adapter *side[2] = {&plus, &minus};
+    for (uint32_t n = 0; n < L * PD_TARGETS; n++) {
+        uint32_t out, in;
+        pd_model_shape(pd_model_info_of(e.m), (pd_target)(n % PD_TARGETS), &out, &in);
+        float *up = (float *)(uintptr_t)minus.at[n].up;
+        for (uint32_t i = 0; i < out; i++)
+            up[i] = -up[i];
+    }
+    for (int i = 3; i < SEQS; i++)
+        ck_assert(pd_batch_add(e.b, &e.l.e[i]));
+    pd_loss at, up, down;
+    slope s = {.a = &plus};
+    pd_model_backward(e.m, e.w, e.b, NULL, add_slope, &s, &at);
+    pd_model_forward(e.m, e.w, e.b, &side[0], 1, &up, NULL);
+    pd_model_forward(e.m, e.w, e.b, &side[1], 1, &down, NULL);
+    double want = (pd_loss_mean(&up) - pd_loss_mean(&down)) / 2.0;
+    ck_assert(fabs(want) > 1e-4);
+    ck_assert_double_eq_tol(s.along, want, 0.02 * fabs(want));
+    free_adapter(e.m, &plus);
+    free_adapter(e.m, &minus);
+    stop(&e);
+}
+END_TEST
+
+/* ---- files that are not what they say ---- */
+
+/* A model that loads is computed exactly, so whatever is not understood must be refused, by name.
+ */
+START_TEST(what_is_not_done_is_refused_by_name) {
+    const struct {
+        twist t;
+        pd_err code;
+        const char *names;
+    } cases_bad[] = {
+        {{.arch = "gpt2"}, PD_EUNSUPPORTED, "gpt2"},
+        {{.skip = "blk.1.ffn_up.weight"}, PD_EFORMAT, "blk.1.ffn_up.weight"},
+        {{.skip = "output_norm.weight"}, PD_EFORMAT, "output_norm.weight"},
+        {{.odd = "blk.0.attn_q.weight"}, PD_EFORMAT, "blk.0.attn_q.weight"},
+        {{.odd = "output.weight"}, PD_EFORMAT, "output.weight"},
+        {{.extra = "blk.0.attn_q.bias"}, PD_EUNSUPPORTED, "blk.0.attn_q.bias"},
+        {{.extra = "rope_freqs.weight"}, PD_EUNSUPPORTED, "rope_freqs.weight"},
+        {{.key = "llama.attention.head_count_kv", .value = 3}, PD_EFORMAT, "3 key heads"},
+        {{.key = "llama.block_count", .value = 0}, PD_EUNSUPPORTED, "llama.block_count"},
+        {{.key = "llama.block_count", .value = 3}, PD_EFORMAT, "blk.2."},
+        {{.key = "llama.embedding_length", .value = 1 << 30},
+         PD_EUNSUPPORTED,
+         "llama.embedding_length"},
+        {{.key = "llama.rope.dimension_count", .value = 5}, PD_EFORMAT, "rope.dimension_count"},
+        {{.key = "llama.attention.key_length", .value = 4096}, PD_EUNSUPPORTED, "4096"},
+    };
+    for (size_t i = 0; i < sizeof cases_bad / sizeof *cases_bad; i++) {
+        micro m = make_twisted(false, false, 23, &cases_bad[i].t);
+        pd_gguf *g;
+        pd_model *p;
+        pd_model_opts o = {.threads = 1};
+        ck_assert_int_eq(pd_gguf_open(m.path, &g), PD_OK);
+        ck_assert_int_eq(pd_model_open(g, &o, &p), cases_bad[i].code);
+        ck_assert_msg(strstr(pd_fail_text(), cases_bad[i].names) != NULL, "%s does not name %s",
+                      pd_fail_text(), cases_bad[i].names);
+        pd_gguf_close(g);
+        drop(&m);
+    }
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_loop_test(tc, every_nll_equals_the_reference_in_f32, 0, 3);
     tcase_add_loop_test(tc, mean_nll_is_near_the_reference_in_bf16, 0, 3);
+    tcase_add_test(tc, two_sides_in_one_traversal_equal_two_traversals);
+    tcase_add_test(tc, losses_do_not_depend_on_what_else_is_in_the_batch);
+    tcase_add_test(tc, a_full_batch_refuses_and_stays);
+    tcase_add_test(tc, a_session_gives_the_same_predictions);
+    tcase_add_test(tc, gradient_holds_across_blocks_of_keys);
+    tcase_add_test(tc, what_is_not_done_is_refused_by_name);
 }
 
 PD_TEST_MAIN("model", 120)
