@@ -56,17 +56,21 @@ typedef struct job {
     _Atomic size_t next;
 } job;
 
-/* Acquire and release on `next` order each thread's work after the caller's and before its return.
- * libgomp's barriers do the same, but a thread sanitizer sees only ours.
+/* Orders each thread's work after the caller's and before its return.  libgomp's barriers do the
+ * same, but a thread sanitizer sees only ours.
  */
+static _Atomic unsigned fence;
+
 static void work_off(void *data) {
+    (void)atomic_load_explicit(&fence, memory_order_acquire);
     job *j = data;
     for (;;) {
-        size_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_acq_rel);
+        size_t i = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
         if (i >= j->n)
-            return;
+            break;
         j->fn(j->ctx, i);
     }
+    atomic_fetch_add_explicit(&fence, 1, memory_order_release);
 }
 
 void pd_parallel(size_t n, void (*fn)(void *ctx, size_t i), void *ctx) {
@@ -78,7 +82,7 @@ void pd_parallel(size_t n, void (*fn)(void *ctx, size_t i), void *ctx) {
     }
     pd_pool_enter();
     job j = {.fn = fn, .ctx = ctx, .n = n};
-    atomic_store_explicit(&j.next, 0, memory_order_release);
+    atomic_fetch_add_explicit(&fence, 1, memory_order_release);
     GOMP_parallel(work_off, &j, n < threads ? (unsigned)n : threads, 0);
-    (void)atomic_load_explicit(&j.next, memory_order_acquire);
+    (void)atomic_load_explicit(&fence, memory_order_acquire);
 }
