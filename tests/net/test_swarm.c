@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-enum { NODES = 4, DEFERRED = 1024, BASIS = 200000, WAIT_MS = 20000 };
+enum { NODES = 4, DEFERRED = 1024, BASIS = 40000, WAIT_MS = 20000 };
 
 typedef struct node {
     pd_identity id;
