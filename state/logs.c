@@ -44,19 +44,21 @@ static pd_err read_chain(pd_store *s, int64_t id, const pd_author *a, uint8_t st
     return e;
 }
 
-/* Bytes 1024 j .. of a log; must be `want` of them. */
+/* Bytes 1024 j .. of a log; must be `want` of them, and whole: rot that was built upon would be
+ * sealed again. */
 static pd_err read_chunk(pd_store *s, int64_t id, uint8_t stream, uint64_t j, uint8_t *out,
                          size_t want) {
     sql_rows *r;
     bool row;
     size_t n = 0;
-    pd_err e = sql_ask(s->db, &r, "SELECT b FROM chunk WHERE author = ? AND stream = ? AND j = ?",
-                       "iii", id, (int64_t)stream, (int64_t)j);
+    pd_err e =
+        sql_ask(s->db, &r, "SELECT b, sum FROM chunk WHERE author = ? AND stream = ? AND j = ?",
+                "iii", id, (int64_t)stream, (int64_t)j);
     if (e)
         return e;
     e = sql_next(r, &row);
     const uint8_t *b = !e && row ? sql_blob(r, 0, &n) : NULL;
-    if (b && n == want)
+    if (b && n == want && sum_of(b, n, j) == sql_int(r, 1))
         memcpy(out, b, n);
     else if (!e)
         e = pd_fail(PD_EFORMAT, "%s: a chunk of a log is damaged (start the node again)", s->path);

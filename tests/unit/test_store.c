@@ -230,7 +230,13 @@ START_TEST(follow_stores_what_the_ledger_has) {
         else if (i % 4 == 3)
             ck_assert_int_eq(pd_store_commit(s), PD_OK);
     }
-    ck_assert_int_eq(pd_store_follow(s, l, &behind), PD_OK);
+    seal_of(&other, 0, log_b, at + 10, seal);
+    ck_assert_int_eq(pd_ledger_append(l, index, 0, at, log_b + at, 10, seal), PD_OK);
+    at += 10;
+    for (int again = 0; again < 2; again++) { /* undone, with nothing new in the ledger */
+        pd_store_rollback(s);
+        ck_assert_int_eq(pd_store_follow(s, l, &behind), PD_OK);
+    }
     ck_assert_int_eq(pd_store_commit(s), PD_OK);
     ck_assert_int_eq(pd_store_follow(s, l, &behind), PD_OK);
     ck_assert_uint_eq(pd_store_pending(s), 0);
@@ -302,6 +308,20 @@ START_TEST(a_damaged_log_is_cut_and_the_rest_is_whole) {
         pd_ledger_close(l);
         pd_store_close(s);
     }
+}
+END_TEST
+
+/* A tail that rotted must not be built upon: the sum over it would be made anew. */
+START_TEST(appending_to_a_damaged_tail_is_refused) {
+    fill(log_a, 3000, 1);
+    pd_store *s = open_store();
+    ck_assert_int_eq(append(s, &me, 0, log_a, 0, 2500), PD_OK);
+    ck_assert_int_eq(pd_store_commit(s), PD_OK);
+    pd_store_close(s);
+    ck_assert_int_eq(damage(in_dir("ledger.db"), log_a + 2100, 100), 1);
+    s = open_store();
+    ck_assert_int_eq(append(s, &me, 0, log_a, 2500, 3000), PD_EFORMAT);
+    pd_store_close(s);
 }
 END_TEST
 
@@ -415,6 +435,9 @@ static void append_and_die(size_t from, size_t to) {
     pid_t child = fork();
     if (child == 0) {
         pd_store *s = open_store();
+        if (pd_store_maintain(s, 1) ||
+            pd_store_maintain(s, 61000)) /* the token is in the database file */
+            _exit(2);
         for (; from < to; from += 100)
             if (append(s, &me, 0, log_a, from, from + 100) || pd_store_commit(s))
                 _exit(1);
@@ -841,6 +864,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, other_bytes_for_a_held_step_are_refused);
     tcase_add_test(tc, follow_stores_what_the_ledger_has);
     tcase_add_test(tc, a_damaged_log_is_cut_and_the_rest_is_whole);
+    tcase_add_test(tc, appending_to_a_damaged_tail_is_refused);
     tcase_add_test(tc, rot_anywhere_is_survived);
     tcase_add_test(tc, restored_databases_are_told);
     tcase_add_test(tc, a_lost_write_ahead_log_is_told);
