@@ -10,6 +10,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#ifdef PD_PLANTED
+int pd_planted;
+#endif
+
 pd_action *pd_emit(pd_core *c, pd_action_kind kind) {
     assert(c->n_out < c->max_out);
     pd_action *a = &c->out[c->n_out++];
@@ -283,8 +287,8 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     pd_sync_tick(c);
     pd_fetch_tick(c);
     pd_send_frames(c);
-    if (c->fresh)
-        pd_wake_at(c, now_ms);
+    if (c->fresh || c->wake < now_ms)
+        c->wake = now_ms;
     return c->n_out;
 }
 

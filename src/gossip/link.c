@@ -37,7 +37,10 @@ void pd_link_up(pd_core *c, const pd_event *e) {
             pd_dial_failed(c, e->key);
         return;
     }
-    memset(l, 0, sizeof *l);
+    if (!PD_BUG(PD_BUG_KEEP_SENT))
+        memset(l, 0, sizeof *l);
+    else
+        memset(l, 0, offsetof(pd_link, log));
     l->session = e->session;
     memcpy(l->key, e->key, 32);
     l->member = m;
@@ -247,12 +250,14 @@ void pd_link_tick(pd_core *c) {
                 pd_link_close(c, l, "a guest that took too long");
             else
                 pd_wake_at(c, l->up_ms + PD_GUEST_MS);
-        } else if (!l->hello_in && c->now >= l->up_ms + PD_HELLO_WAIT_MS && c->now >= c->calm_ms) {
-            pd_link_close(c, l, "no HELLO");
-        } else {
-            if (!l->hello_in)
-                pd_wake_at(c, l->up_ms + PD_HELLO_WAIT_MS);
+        } else if (!l->hello_in) {
+            uint64_t end = l->up_ms + PD_HELLO_WAIT_MS;
+            end = end < c->calm_ms ? c->calm_ms : end;
+            if (c->now >= end)
+                pd_link_close(c, l, "no HELLO");
+            else
+                pd_wake_at(c, end);
+        } else
             judge_silence(c, l);
-        }
     }
 }

@@ -42,6 +42,10 @@ static void hand_over(pd_core *c, uint8_t stream) {
     a->own = true;
     memcpy(a->seal, p->seal, 64);
     p->retry_ms = 0;
+    if (PD_BUG(PD_BUG_SEND_UNSTORED)) {
+        a->own = false;
+        pd_own_stored(c, &(pd_event){.author = a->author, .stream = stream, .at = a->at + a->n});
+    }
 }
 
 /* The seal is made once and stored with its bytes: after a crash the same seal goes out, never another for the same n.
@@ -291,9 +295,12 @@ static void listen(pd_core *c) {
     }
     if ((heard || waiting) && !c->own.first_ms)
         c->own.first_ms = c->now;
+    if (others(c) == 0 && !c->own.first_ms)
+        c->own.first_ms = c->now; /* nobody to hear; a restored store may have forgotten them all */
     uint64_t end = c->own.first_ms ? c->own.first_ms + (c->conf.restored ? PD_LISTEN_RESTORED_MS : PD_LISTEN_MS)
                                    : PD_NEVER;
-    if (waiting || (heard < pd_own_wanted(c) && c->now < end && !c->conf.solo)) {
+    bool enough = heard >= pd_own_wanted(c) && (heard || !c->conf.restored);
+    if ((waiting && !PD_BUG(PD_BUG_NO_LISTENING)) || (!enough && c->now < end && !c->conf.solo && !PD_BUG(PD_BUG_NO_LISTENING))) {
         pd_wake_at(c, end > c->now ? end : PD_NEVER);
         return;
     }

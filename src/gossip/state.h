@@ -21,6 +21,15 @@
 
 #define PD_NEVER UINT64_MAX
 
+/* Bugs planted on purpose, in a build for one test only: they show that the test network finds such bugs. */
+#ifdef PD_PLANTED
+extern int pd_planted;
+#define PD_BUG(n) (pd_planted == (n))
+#else
+#define PD_BUG(n) false
+#endif
+enum { PD_BUG_SEND_UNSTORED = 1, PD_BUG_NO_LISTENING, PD_BUG_NO_SEAL, PD_BUG_KEEP_SENT };
+
 enum {
     PD_NONE = 0xffff, /* no member, author or log of that number */
 

@@ -226,7 +226,7 @@ static bool verifies(pd_core *c, uint32_t index, pd_chain *chain, const uint8_t 
     uint8_t msg[PD_SEAL_MESSAGE_BYTES];
     pd_chain_add(chain, bytes, n);
     pd_seal_message(chain, c->conf.run, id, (uint8_t)(index % PD_STREAMS), msg);
-    return c->crypto.verify(c->crypto.ctx, id->key, msg, sizeof msg, seal);
+    return c->crypto.verify(c->crypto.ctx, id->key, msg, sizeof msg, seal) || PD_BUG(PD_BUG_NO_SEAL);
 }
 
 /* Bytes [n, chain->n) are verified: they are ours now. */

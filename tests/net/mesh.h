@@ -1,0 +1,178 @@
+/* mesh.h - many gossip cores in one process: one seed, virtual time, one heap of events.
+ *
+ * Everything outside the core is played here: the network (delay, sessions that die with what was in flight, one-way
+ * partitions, back-pressure), the store (what is committed survives, the rest does not), crashes, pauses, restored
+ * backups, joins by ticket, and a peer that changes bytes it relays.  Chains, seals' layout, codec and replay are the
+ * real ones.  A watcher reads every frame and checks what must never happen.
+ */
+#ifndef MESH_H
+#define MESH_H
+
+#include "peerd/core.h"
+#include "peerd/frame.h"
+#include "peerd/identity.h"
+#include "peerd/manifest.h"
+#include "peerd/replay.h"
+
+enum { NODES_MAX = 10, LOGS_MAX = NODES_MAX * 4 * PD_STREAMS, INVITES_MAX = 16, COORDS = 64 };
+
+typedef struct rng {
+    uint64_t s;
+} rng;
+uint64_t rng_next(rng *r);
+uint64_t rng_below(rng *r, uint64_t n); /* [0, n) */
+uint64_t rng_between(rng *r, uint64_t lo, uint64_t hi);
+bool rng_percent(rng *r, unsigned p);
+
+typedef struct slog { /* one log at one node; bytes [0, durable) survive a crash */
+    pd_author author;
+    uint8_t stream;
+    uint8_t *bytes;
+    uint64_t n, durable, room;
+    uint8_t seal[64], durable_seal[64];
+} slog;
+
+typedef struct snapshot {
+    bool taken;
+    uint32_t n_logs, incarnation;
+    uint64_t n[LOGS_MAX];
+    uint8_t seal[LOGS_MAX][64];
+} snapshot;
+
+typedef struct invite {
+    uint8_t guest[32];
+    uint64_t id;
+    bool spent;
+} invite;
+
+typedef struct mesh mesh;
+
+typedef struct node {
+    mesh *net;
+    uint32_t index, epoch; /* epoch: processes so far */
+    pd_identity id;
+    uint64_t secret; /* of the cheap signature */
+    rng r;
+    bool up, member, left, restored, ever_restored, liar, stopping;
+    uint64_t paused_until, disk_full_until, tick_at;
+    pd_core *core;
+    pd_join *join;
+    void *arena, *join_arena;
+    uint32_t incarnation, next_incarnation; /* next: durable with the next commit */
+    slog logs[LOGS_MAX];
+    uint32_t n_logs;
+    invite invites[INVITES_MAX];
+    uint32_t n_invites;
+    uint32_t ticket_from; /* the inviter of the ticket it joins with */
+    uint8_t guest[32];
+    snapshot snap;
+    uint64_t rate_ms; /* mean time between own records */
+    uint64_t file_got;
+    uint64_t clogged[PD_SESSIONS_MAX]; /* sessions, to be told after this step */
+    uint32_t n_clogged;
+    bool file_bad;
+} node;
+
+typedef struct pipe_end {
+    uint64_t session;
+    uint32_t node, epoch;
+    bool open;          /* this end knows the session */
+    bool doomed;        /* nothing sent from here arrives any more */
+    uint64_t last;      /* FIFO: nothing from here arrives before */
+    uint64_t clogged_until;
+    pd_author alias[PD_AUTHORS_MAX];
+    uint64_t at[PD_LOGS_MAX]; /* end of the last segment, by alias */
+} pipe_end;
+
+typedef struct pipe_state {
+    bool guest;
+    pipe_end end[2];
+} pipe_state;
+
+typedef enum what { W_TICK, W_FRAME, W_UP, W_DOWN, W_DIAL_FAILED, W_STORED, W_FLOWING, W_GRADIENT, W_LAZY, W_FAULT } what;
+
+typedef struct happening {
+    uint64_t at, seq;
+    what kind;
+    uint32_t node, epoch;
+    uint64_t a, b, c;
+    uint8_t *p;
+    size_t n;
+    uint8_t seal[64];
+    pd_author author;
+} happening;
+
+typedef struct truth { /* what the world has seen of a log */
+    pd_author author;
+    uint8_t stream;
+    uint8_t *bytes;
+    uint64_t n, room;
+    uint64_t kept; /* durable somewhere that never loses it: must be everywhere in the end */
+} truth;
+
+struct mesh {
+    uint64_t seed, now, seq, trace;
+    rng r;
+    bool ed25519, faults, quiet;
+    pd_manifest manifest;
+    char manifest_text[PD_MANIFEST_MAX];
+    size_t manifest_bytes;
+    uint8_t run[32];
+    pd_replay replay;
+    node nodes[NODES_MAX];
+    uint32_t n_nodes;
+    pipe_state *pipes;
+    size_t n_pipes, room_pipes;
+    happening *heap;
+    size_t n_heap, room_heap;
+    bool blocked[NODES_MAX][NODES_MAX];
+    uint64_t delay[NODES_MAX][NODES_MAX];
+    truth truths[LOGS_MAX];
+    uint32_t n_truths;
+    uint64_t steps, frames, bytes, records;
+    char failure[256]; /* "" while all is well */
+    pd_action actions[PD_ACTIONS_MAX];
+};
+
+void mesh_fail(mesh *m, const char *fmt, ...) PD_PRINTF(2, 3);
+void mesh_mix(mesh *m, uint64_t v);
+happening *mesh_push(mesh *m, uint64_t at, what kind, uint32_t node);
+bool mesh_pop(mesh *m, happening *out);
+
+/* net.c */
+void net_dial(mesh *m, node *from, const pd_action *a);
+void net_send(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n);
+void net_close(mesh *m, node *from, uint64_t session);
+void net_kill(mesh *m, size_t pipe);      /* a TCP reset: what was in flight is lost */
+void net_crash(mesh *m, uint32_t index);   /* all its sessions */
+pipe_end *net_end(mesh *m, uint64_t session);
+static inline pipe_end *net_other(mesh *m, uint64_t session) {
+    return net_end(m, ((session - 1) ^ 1) + 1);
+}
+void net_watch(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n);
+
+/* node.c */
+void node_init(mesh *m, uint32_t i);
+void node_start(mesh *m, node *n); /* a process: a core from what is durable */
+void node_join(mesh *m, node *n, uint32_t inviter);
+void node_crash(mesh *m, node *n);
+void node_step(mesh *m, node *n, const pd_event *e);
+void node_commit(mesh *m, node *n);
+void node_take_snapshot(node *n);
+void node_restore(mesh *m, node *n);
+void node_stored(mesh *m, node *n, const happening *h);
+slog *node_log(node *n, const pd_author *a, uint8_t stream, bool make);
+void node_digest(mesh *m, const node *n, uint8_t out[16]);
+truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream);
+
+/* a file that every member can serve, to test pieces */
+enum { FILE_BYTES = 70001 };
+uint8_t file_byte(uint64_t at);
+
+mesh *mesh_open(uint64_t seed);
+void mesh_close(mesh *m);
+/* Run until `until` or a failure. */
+void mesh_run(mesh *m, uint64_t until);
+bool mesh_converged(mesh *m, char *why, size_t room);
+
+#endif
