@@ -27,6 +27,8 @@ void pd_ledger_close(pd_ledger *l);
  * reused. Errors: PD_ENOMEM.
  */
 PD_CHECKED pd_err pd_ledger_author(pd_ledger *l, const pd_author *a, uint32_t *index);
+/* Index of an author that is there already; false if it is not. */
+bool pd_ledger_find(pd_ledger *l, const pd_author *a, uint32_t *index);
 uint32_t pd_ledger_authors(pd_ledger *l);
 /* false if there is no such index. */
 bool pd_ledger_info(pd_ledger *l, uint32_t index, pd_log_info *out);

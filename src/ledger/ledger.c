@@ -108,6 +108,16 @@ pd_err pd_ledger_author(pd_ledger *l, const pd_author *a, uint32_t *index) {
     return e;
 }
 
+bool pd_ledger_find(pd_ledger *l, const pd_author *a, uint32_t *index) {
+    pthread_mutex_lock(&l->lock);
+    uint32_t *slot = l->slots ? slot_of(l, a) : NULL;
+    bool there = slot && *slot;
+    if (there)
+        *index = *slot - 1;
+    pthread_mutex_unlock(&l->lock);
+    return there;
+}
+
 uint32_t pd_ledger_authors(pd_ledger *l) {
     pthread_mutex_lock(&l->lock);
     uint32_t n = l->n;

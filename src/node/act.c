@@ -1,0 +1,123 @@
+/* act.c - the core's actions carried out: each is one call into transport, store, trainer or log;
+ * see node.h. */
+#include "node.h"
+#include "peerd/file.h"
+#include "peerd/log.h"
+
+#include <assert.h>
+
+/* An event that an action made; the core sees it after the actions that stand behind it. */
+static void defer(pd_node *n, const pd_event *e) {
+    assert(n->n_deferred < PD_DEFERRED_MAX);
+    n->deferred[n->n_deferred++] = *e;
+}
+
+static void send_frame(pd_node *n, const pd_action *a) {
+    pd_err e = pd_net_send(n->net, a->session, a->p, a->n);
+    pd_event v = {.session = a->session};
+    if (e == PD_EAGAIN)
+        v.kind = PD_EV_CLOGGED;
+    else if (e)
+        v.kind = PD_EV_SESSION_DOWN;
+    else
+        return;
+    defer(n, &v);
+}
+
+static void dial(pd_node *n, const pd_action *a) {
+    uint64_t session;
+    if (!n->opts.solo && pd_net_dial(n->net, &a->addr, a->key, NULL, &session) == PD_OK)
+        return;
+    pd_event v = {.kind = PD_EV_DIAL_FAILED};
+    memcpy(v.key, a->key, 32);
+    defer(n, &v);
+}
+
+/* Somebody else's bytes: into the ledger at once; the store follows it. */
+static void take(pd_node *n, const pd_action *a) {
+    uint32_t index;
+    pd_err e = pd_ledger_author(n->site->ledger, &a->author, &index);
+    if (!e)
+        e = pd_ledger_append(n->site->ledger, index, a->stream, a->at, a->p, a->n, a->seal);
+    if (e)
+        pd_error("records of another node are not kept: %s", pd_fail_text());
+    n->last_news_ms = pd_clock_ms();
+    if (a->stream == PD_STREAM_GRADIENTS)
+        pd_trainer_wake(n->trainer);
+}
+
+static void store(pd_node *n, const pd_action *a) {
+    if (!a->own) {
+        take(n, a);
+        return;
+    }
+    pd_err e = pd_storer_own(n->storer, &a->author, a->stream, a->at, a->p, a->n, a->seal);
+    if (e) {
+        pd_event v = {.kind = PD_EV_STORE_FAILED, .author = a->author, .stream = a->stream};
+        defer(n, &v);
+    }
+}
+
+static void speak(pd_node *n) {
+    pd_author author;
+    uint64_t step;
+    bool may = !n->stopping && pd_core_may_speak(n->core, &author, &step);
+    if (n->trainer)
+        pd_trainer_speak(n->trainer, may, &author);
+}
+
+static void fatal(pd_node *n, const pd_action *a) {
+    pd_error("%s", a->text);
+    n->exit_status = (int)a->at;
+    n->stopped = true;
+}
+
+void pd_node_act(pd_node *n, const pd_action *a) {
+    switch (a->kind) {
+    case PD_ACT_SEND:
+        send_frame(n, a);
+        break;
+    case PD_ACT_CLOSE:
+        pd_debug("session %llu closed: %s", (unsigned long long)a->session, a->text ? a->text : "");
+        pd_net_close(n->net, a->session);
+        break;
+    case PD_ACT_DIAL:
+        dial(n, a);
+        break;
+    case PD_ACT_ALLOW:
+        if (pd_net_allow(n->net, a->key) != PD_OK)
+            pd_warn("a member cannot be admitted: %s", pd_fail_text());
+        break;
+    case PD_ACT_STORE:
+        store(n, a);
+        break;
+    case PD_ACT_META:
+        n->site->incarnation = (uint32_t)a->at;
+        pd_storer_incarnation(n->storer, (uint32_t)a->at);
+        break;
+    case PD_ACT_SPEAK:
+        speak(n);
+        break;
+    case PD_ACT_INVITE_USED:
+        if (pd_site_invite_used(n->site, a->invite))
+            pd_net_deny_guest(n->net, a->invite);
+        pd_storer_invite_used(n->storer, a->invite);
+        break;
+    case PD_ACT_FILE: /* only while joining (join.c): a running node has its basis */
+        break;
+    case PD_ACT_NOTE:
+        PD_LOG((pd_log_level)a->level, "%s", a->text);
+        break;
+    case PD_ACT_STOPPED:
+        n->stopped = true;
+        break;
+    case PD_ACT_FATAL:
+        fatal(n, a);
+        break;
+    case PD_ACT_MANIFEST: /* joining only */
+    case PD_ACT_JOINED:
+    case PD_ACT_REFUSED:
+        assert(!"the core of a running node does not join");
+        break;
+    }
+}
