@@ -6,6 +6,7 @@
 #include "peerd/log.h"
 #include "subject.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,15 +38,17 @@ typedef struct result {
 
 static void print_text(const result *r) {
     double mean = pd_loss_mean(&r->loss);
-    if (r->loss.choices < r->loss.units)
-        printf("%zu records, %llu tokens: mean NLL %.4f over %llu predictions, perplexity %.3f\n",
-               r->records, (unsigned long long)r->tokens, mean, (unsigned long long)r->loss.units,
+    double accuracy = r->loss.choices ? (double)r->loss.correct / (double)r->loss.choices : 0.0;
+    uint64_t units = r->loss.units, choices = r->loss.choices;
+    printf("%zu records, %" PRIu64 " tokens: ", r->records, r->tokens);
+    if (choices == 0)
+        printf("mean NLL %.4f over %" PRIu64 " tokens scored, perplexity %.3f\n", mean, units,
                exp(mean));
-    if (r->loss.choices)
-        printf("%zu records, %llu tokens: loss %.4f, accuracy %.4f of %llu choices\n", r->records,
-               (unsigned long long)r->tokens, mean,
-               (double)r->loss.correct / (double)r->loss.choices,
-               (unsigned long long)r->loss.choices);
+    else if (choices == units)
+        printf("loss %.4f, accuracy %.4f of %" PRIu64 " choices\n", mean, accuracy, choices);
+    else
+        printf("loss %.4f over %" PRIu64 " tokens scored and %" PRIu64 " choices, accuracy %.4f\n",
+               mean, units - choices, choices, accuracy);
     if (r->skipped)
         printf("%zu bad lines passed over\n", r->skipped);
     printf("%.1f tokens/s (%s)\n", (double)r->tokens / r->seconds,
@@ -54,10 +57,10 @@ static void print_text(const result *r) {
 
 static void print_json(const result *r) {
     double mean = pd_loss_mean(&r->loss);
-    printf("{\"records\": %zu, \"skipped\": %zu, \"tokens\": %llu, \"scored\": %llu, \"nll\": %.6f",
-           r->records, r->skipped, (unsigned long long)r->tokens, (unsigned long long)r->loss.units,
-           mean);
-    if (r->loss.choices < r->loss.units && exp(mean) < INFINITY)
+    printf("{\"records\": %zu, \"skipped\": %zu, \"tokens\": %" PRIu64 ", \"scored\": %" PRIu64
+           ", \"nll\": %.6f",
+           r->records, r->skipped, r->tokens, r->loss.units, mean);
+    if (r->loss.choices == 0 && exp(mean) < INFINITY)
         printf(", \"perplexity\": %.6g", exp(mean));
     if (r->loss.choices)
         printf(", \"accuracy\": %.6f", (double)r->loss.correct / (double)r->loss.choices);
