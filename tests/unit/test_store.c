@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -521,7 +522,12 @@ START_TEST(kill_at_any_moment) {
             node(fds[1], x + (uint32_t)round);
         }
         close(fds[1]);
-        usleep(500 + (x = x * 1664525 + 1013904223) % (round % 2 ? 12000 : 60000));
+        x = x * 1664525 + 1013904223;
+        if (round % 3) { /* among commits; else anywhere, the start included */
+            struct pollfd first_word = {.fd = fds[0], .events = POLLIN};
+            ck_assert_int_eq(poll(&first_word, 1, 30000), 1);
+        }
+        usleep((x >> 8) % (round % 3 ? 15000 : 60000));
         kill(child, SIGKILL);
         int status;
         waitpid(child, &status, 0);
