@@ -12,8 +12,10 @@
 #include <string.h>
 
 static const pd_command_help help = {
-    .usage = "peerd eval MODEL --data FILE",
-    .what = "Mean loss of a model over records, one a line of FILE, each of one of these forms:\n"
+    .usage = "peerd eval MODEL|DIR --data FILE",
+    .what = "Mean loss of a model, or of a node's model as it stands (DIR, the node not running), "
+            "over records,\n"
+            "one a line of FILE, each of one of these forms:\n"
             "  {\"text\": T}   {\"prompt\": P, \"completion\": C}\n"
             "  {\"messages\": [{\"role\": R, \"content\": C}, ...]}\n"
             "  {\"prompt\": P, \"choices\": [C, ...], \"answer\": index}",

@@ -12,7 +12,7 @@
 #include <string.h>
 
 static const pd_command_help help = {
-    .usage = "peerd generate MODEL --prompt TEXT",
+    .usage = "peerd generate MODEL|DIR --prompt TEXT",
     .what = "Continue TEXT and write the continuation as it is made, up to the model's end-of-text "
             "token.\n"
             "Texts of special tokens in TEXT become those tokens.",

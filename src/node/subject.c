@@ -1,34 +1,80 @@
 /* subject.c - MODEL on the command line to a model ready to run; see subject.h. */
 #include "subject.h"
+#include "site.h"
 
-static pd_err open_parts(const pd_gguf *g, const pd_model_opts *opts, pd_subject *s) {
-    pd_err e = pd_tokenizer_open(g, &s->tokenizer);
+#include <stdlib.h>
+#include <sys/stat.h>
+
+struct pd_subject_parts {
+    pd_tokenizer *tokenizer; /* of a file */
+    pd_model *model;
+    pd_site site; /* of a folder */
+    pd_view *view;
+};
+
+static pd_err open_gguf(const pd_gguf *g, const pd_model_opts *opts, pd_subject *s) {
+    pd_err e = pd_tokenizer_open(g, &s->parts->tokenizer);
     if (!e)
-        e = pd_model_open(g, opts, &s->model);
-    if (!e && pd_tokenizer_vocab(s->tokenizer) > pd_model_info_of(s->model)->vocab)
-        e = pd_fail(PD_EFORMAT, "the tokenizer has %u tokens, but the embedding only %u",
-                    pd_tokenizer_vocab(s->tokenizer), pd_model_info_of(s->model)->vocab);
-    return e;
+        e = pd_model_open(g, opts, &s->parts->model);
+    if (e)
+        return e;
+    s->tokenizer = s->parts->tokenizer;
+    s->model = s->parts->model;
+    uint32_t tokens = pd_tokenizer_vocab(s->tokenizer), rows = pd_model_info_of(s->model)->vocab;
+    if (tokens > rows)
+        return pd_fail(PD_EFORMAT, "the tokenizer has %u tokens, but the embedding only %u", tokens,
+                       rows);
+    return PD_OK;
+}
+
+static pd_err open_file(const char *path, const pd_model_opts *opts, pd_subject *s) {
+    pd_gguf *g;
+    pd_err e = pd_gguf_open(path, &g);
+    if (e)
+        return e;
+    e = open_gguf(g, opts, s);
+    pd_gguf_close(g);
+    return e ? pd_fail_in(e, "%s", path) : PD_OK;
+}
+
+static pd_err open_folder(const char *dir, const pd_model_opts *opts, pd_subject *s) {
+    if ((opts->compute != PD_COMPUTE_AUTO || opts->threads) && pd_site_exists(dir))
+        return pd_fail(PD_EUSAGE, "%s is a node's folder: its node.json sets compute and threads",
+                       dir);
+    pd_err e = pd_site_open(dir, PD_SITE_MODEL, false, &s->parts->site);
+    if (!e)
+        e = pd_site_view(&s->parts->site, &s->parts->view);
+    if (e)
+        return e;
+    s->tokenizer = s->parts->site.tokenizer;
+    s->model = s->parts->site.model;
+    s->adapter = pd_view_adapter(s->parts->view);
+    return PD_OK;
 }
 
 pd_err pd_subject_open(const char *model, const pd_model_opts *opts, pd_subject *out) {
-    pd_gguf *g;
-    pd_subject s = {0};
-    pd_err e = pd_gguf_open(model, &g);
-    if (e)
-        return e;
-    e = open_parts(g, opts, &s);
-    pd_gguf_close(g);
+    struct stat st;
+    pd_subject s = {.parts = calloc(1, sizeof(struct pd_subject_parts))};
+    if (!s.parts)
+        return pd_fail(PD_ENOMEM, "no memory for a model");
+    bool folder = stat(model, &st) == 0 && S_ISDIR(st.st_mode);
+    pd_err e = folder ? open_folder(model, opts, &s) : open_file(model, opts, &s);
     if (e) {
         pd_subject_close(&s);
-        return pd_fail_in(e, "%s", model);
+        return e;
     }
     *out = s;
     return PD_OK;
 }
 
 void pd_subject_close(pd_subject *s) {
-    pd_model_close(s->model);
-    pd_tokenizer_close(s->tokenizer);
+    struct pd_subject_parts *p = s->parts;
+    if (!p)
+        return;
+    pd_view_close(p->view);
+    pd_site_close(&p->site);
+    pd_model_close(p->model);
+    pd_tokenizer_close(p->tokenizer);
+    free(p);
     *s = (pd_subject){0};
 }

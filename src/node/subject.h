@@ -6,13 +6,18 @@
 #include "peerd/model.h"
 
 typedef struct pd_subject {
-    pd_tokenizer *tokenizer;
-    pd_model *model;
-    const pd_adapter *adapter; /* or NULL: the base alone */
+    const pd_tokenizer *tokenizer;
+    const pd_model *model;
+    const pd_adapter *adapter;      /* or NULL: the base alone */
+    struct pd_subject_parts *parts; /* what they belong to */
 } pd_subject;
 
 /* Open MODEL.  gives; pd_subject_close frees (a zeroed one is fine).
- * Errors: as pd_gguf_open, pd_tokenizer_open and pd_model_open, with the file's name.
+ *
+ *   opts  in   of a model file; a node's folder has its own, so they must be zero there
+ *
+ * Errors: as pd_gguf_open, pd_tokenizer_open, pd_model_open and pd_site_open, with the file's name;
+ *         PD_EUSAGE (options for a folder).
  */
 PD_CHECKED pd_err pd_subject_open(const char *model, const pd_model_opts *opts, pd_subject *out);
 void pd_subject_close(pd_subject *s);
