@@ -122,7 +122,8 @@ typedef struct pd_event {
 /* ---- actions ----------------------------------------------------------------------------- */
 
 typedef enum pd_action_kind {
-    PD_ACT_SEND,   /* session, p, n: one message.  No room: keep it, and give PD_EV_CLOGGED        */
+    PD_ACT_SEND,   /* session, p, n: one message.  No room: keep it, and give PD_EV_CLOGGED; what is sent there
+                    *   in the same step besides can only be a BYE and may be dropped               */
     PD_ACT_CLOSE,  /* session, text: close it; no PD_EV_SESSION_DOWN need follow                   */
     PD_ACT_DIAL,   /* key, addr: PD_EV_SESSION_UP or PD_EV_DIAL_FAILED must follow                 */
     PD_ACT_ALLOW,  /* key: a member; the transport admits it from now on                           */
@@ -131,7 +132,7 @@ typedef enum pd_action_kind {
                     *   then PD_EV_STORED; or PD_EV_STORE_FAILED.  A commit holds all STOREs before it */
     PD_ACT_META,   /* at = own incarnation from now on: durable no later than the next own STORE    */
     PD_ACT_SPEAK,  /* pd_core_may_speak has a new answer: own step, author or leave to speak        */
-    PD_ACT_INVITE_USED, /* invite: a MEMBER record for it is written                                */
+    PD_ACT_INVITE_USED, /* invite, key: its MEMBER record for that key is durable                   */
     PD_ACT_FILE,   /* digest, at = offset, p, n: a piece of a fetched file, in order; the driver
                     *   checks the digest of the whole and fetches again from 0 if it is wrong      */
     PD_ACT_NOTE,   /* level (pd_log_level), text: a state change worth a log line                    */

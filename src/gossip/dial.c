@@ -53,10 +53,19 @@ static bool has_session(const pd_core *c, uint16_t member) {
     return false;
 }
 
+/* Who has left is not called, except by a node that has nobody else: it may have come back. */
+static bool is_lonely(const pd_core *c) {
+    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
+        if (pd_link_live(&c->link[i]))
+            return false;
+    return true;
+}
+
 void pd_dial_tick(pd_core *c) {
+    bool lonely = is_lonely(c);
     for (uint32_t i = 0; i < c->n_members; i++) {
         pd_member *m = &c->member[i];
-        if (i == c->self || m->left || c->own.stop_ms || has_session(c, (uint16_t)i))
+        if (i == c->self || (m->left && !lonely) || c->own.stop_ms || has_session(c, (uint16_t)i))
             continue;
         if (m->dialing) {
             if (c->now >= m->dial_ms + PD_DIAL_LOST_MS)

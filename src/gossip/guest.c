@@ -14,6 +14,17 @@ static uint32_t admitted(const pd_core *c) {
     return n;
 }
 
+/* Another guest of the same invite, whose record is not durable yet. */
+static bool in_use(const pd_core *c, const pd_link *l) {
+    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
+        const pd_link *o = &c->link[i];
+        if (o != l && o->session && o->guest && o->joined && o->invite == l->invite && memcmp(o->subject, l->subject, 32) &&
+            pd_member_find(c, o->subject) == PD_NONE)
+            return true;
+    }
+    return false;
+}
+
 void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
     uint8_t msg[PD_JOIN_MESSAGE_BYTES];
     pd_join_message(c->conf.run, l->key, msg);
@@ -22,6 +33,7 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         return;
     }
     memcpy(l->subject, it->u.join.key, 32);
+    l->addr = it->u.join.addr;
     uint16_t m = pd_member_find(c, l->subject);
     if (m != PD_NONE) { /* its welcome was cut off, or it lost its files */
         bool theirs = !l->spent || c->member[m].invite == l->invite;
@@ -37,14 +49,14 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         *p = *p >= 0x20 && *p < 0x7f ? *p : '?';
     if (l->spent)
         pd_link_bye(c, l, PD_BYE_REFUSED);
+    else if (in_use(c, l))
+        pd_link_bye(c, l, PD_BYE_NOT_NOW);
     else if (admitted(c) >= PD_PEERS_MAX || c->n_members == PD_MEMBERS_MAX)
         pd_link_bye(c, l, PD_BYE_FULL);
     else if (!pd_own_write(c, &rec))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);
-    else {
+    else
         l->joined = true;
-        pd_emit(c, PD_ACT_INVITE_USED)->invite = l->invite;
-    }
 }
 
 /* Everything a newcomer needs to check for itself: the manifest, and all control logs with their seals. */
@@ -107,6 +119,7 @@ void pd_guest_tick(pd_core *c) {
             pd_link_bye(c, l, PD_BYE_NOT_NOW);
             continue;
         }
+        pd_member_hint(&c->member[pd_member_find(c, l->subject)], &l->addr);
         c->welcome_session = l->session;
         l->want = true;
     }

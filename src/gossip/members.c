@@ -87,7 +87,7 @@ static bool is_newest(const pd_core *c, const pd_author_state *a) {
     return true;
 }
 
-static void admit(pd_core *c, const pd_control *rec) {
+static void admit(pd_core *c, const pd_author_state *issuer, const pd_control *rec) {
     if (pd_member_find(c, rec->subject) != PD_NONE)
         return;
     char key[9];
@@ -97,16 +97,21 @@ static void admit(pd_core *c, const pd_control *rec) {
                     pd_short(rec->subject, key), PD_MEMBERS_MAX);
         return;
     }
-    if (c->max_out)
-        pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "",
-                pd_short(rec->subject, key));
+    if (!c->max_out)
+        return; /* at the start: nothing is new */
+    pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "", pd_short(rec->subject, key));
+    if (issuer->member == c->self) {
+        pd_action *a = pd_emit(c, PD_ACT_INVITE_USED);
+        a->invite = rec->invite;
+        memcpy(a->key, rec->subject, 32);
+    }
 }
 
 static void apply(pd_core *c, const pd_author_state *a, const pd_control *rec) {
     pd_member *m = &c->member[a->member];
     switch (rec->kind) {
     case PD_RECORD_MEMBER:
-        admit(c, rec);
+        admit(c, a, rec);
         break;
     case PD_RECORD_ADDR:
         if (!is_newest(c, a))

@@ -285,6 +285,16 @@ uint32_t pd_own_heard(const pd_core *c) {
     return n;
 }
 
+/* Is every control log that peers told of here and read?  It may name members who know more of us. */
+static bool knows_members(const pd_core *c) {
+    for (uint32_t i = 0; i < c->n_authors; i++) {
+        const pd_log *log = &c->author[i].log[PD_STREAM_CONTROL];
+        if (log->goal > log->chain.n || log->held < log->chain.n)
+            return false;
+    }
+    return true;
+}
+
 static void listen(pd_core *c) {
     uint32_t heard = 0, waiting = 0;
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
@@ -299,7 +309,7 @@ static void listen(pd_core *c) {
         c->own.first_ms = c->now; /* nobody to hear; a restored store may have forgotten them all */
     uint64_t end = c->own.first_ms ? c->own.first_ms + (c->conf.restored ? PD_LISTEN_RESTORED_MS : PD_LISTEN_MS)
                                    : PD_NEVER;
-    bool enough = heard >= pd_own_wanted(c) && (heard || !c->conf.restored);
+    bool enough = heard >= pd_own_wanted(c) && (heard || !c->conf.restored) && knows_members(c);
     if ((waiting && !PD_BUG(PD_BUG_NO_LISTENING)) || (!enough && c->now < end && !c->conf.solo && !PD_BUG(PD_BUG_NO_LISTENING))) {
         pd_wake_at(c, end > c->now ? end : PD_NEVER);
         return;

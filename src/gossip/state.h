@@ -151,6 +151,7 @@ typedef struct pd_link {
     uint64_t invite;
     bool spent, joined;
     uint8_t subject[32];
+    pd_addr addr;
     uint64_t welcomed;
     /* file */
     bool file_due;

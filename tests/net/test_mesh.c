@@ -148,7 +148,9 @@ static void try_join(mesh *m, node *n) {
     if (n->guest[0] && rng_percent(&m->r, 50))
         inviter = n->ticket_from;
     node *from = &m->nodes[inviter];
-    if (!n->join && from->core && from->up && from->n_invites < INVITES_MAX)
+    /* A record that only a restored node and its newcomer ever saw is lost, and the newcomer shut out: no one can tell. */
+    bool forgets = from->ever_restored && from->snap.taken && !from->restored;
+    if (!n->join && from->core && from->up && from->n_invites < INVITES_MAX && !forgets)
         node_join(m, n, inviter);
 }
 
