@@ -13,9 +13,10 @@
 
 static const pd_command_help help = {
     .usage = "peerd generate MODEL|DIR --prompt TEXT",
-    .what = "Continue TEXT and write the continuation as it is made, up to the model's end-of-text "
-            "token.\n"
-            "Texts of special tokens in TEXT become those tokens.",
+    .what = "Continue TEXT with a model, or with a node's model as it stands (DIR, the node not\n"
+            "running), and write the continuation as it is made, up to the end-of-text token.  "
+            "Texts of\n"
+            "special tokens in TEXT become those tokens.",
     .example = "peerd generate smollm2.gguf --prompt 'Gravity is' --max 40 --seed 1"};
 
 typedef struct generate {
