@@ -3,6 +3,12 @@
 #ifndef PD_CMD_H
 #define PD_CMD_H
 
+int pd_cmd_init(int argc, char **argv);
+int pd_cmd_join(int argc, char **argv);
+int pd_cmd_run(int argc, char **argv);
+int pd_cmd_fit(int argc, char **argv);
+int pd_cmd_verify(int argc, char **argv);
+int pd_cmd_export(int argc, char **argv);
 int pd_cmd_eval(int argc, char **argv);
 int pd_cmd_generate(int argc, char **argv);
 

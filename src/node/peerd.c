@@ -13,8 +13,14 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
+    {"init", pd_cmd_init, "a new run, and its founder's node"},
+    {"join", pd_cmd_join, "a new node in the run that a ticket names"},
+    {"run", pd_cmd_run, "train and gossip until stopped"},
     {"eval", pd_cmd_eval, "mean loss of a model over a file of records"},
     {"generate", pd_cmd_generate, "continue a text"},
+    {"fit", pd_cmd_fit, "first-order training in a run's space: the ceiling"},
+    {"verify", pd_cmd_verify, "replay a stopped node from the base, compare digests"},
+    {"export", pd_cmd_export, "a stopped node's adapter, for other engines"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

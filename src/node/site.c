@@ -13,6 +13,8 @@
 
 enum { FOLLOW_STEP = 1 << 16 };
 
+const pd_site_opts pd_site_as_set = {.threads = UINT32_MAX};
+
 static pd_err in_dir(char out[PD_CONFIG_PATH + 16], const char *dir, const char *name) {
     return pd_path_join(out, PD_CONFIG_PATH + 16, dir, name);
 }
@@ -89,6 +91,17 @@ static pd_err read_incarnation(pd_site *s) {
     return e;
 }
 
+/* An own log that was cut may have been longer than what is left: never a second byte for one of its steps. */
+static pd_err next_incarnation(pd_site *s) {
+    uint8_t v[4];
+    if (s->incarnation + 1 == PD_INCARNATIONS)
+        return pd_fail(PD_EFULL, "this node's log was damaged %d times; join again in a new folder", PD_INCARNATIONS);
+    pd_store32(v, ++s->incarnation);
+    pd_warn("this node's own log was damaged: it goes on as incarnation %u", s->incarnation);
+    pd_err e = pd_store_meta_set(s->store, "incarnation", v, sizeof v);
+    return e ? e : pd_store_commit(s->store);
+}
+
 static pd_err open_ledger(pd_site *s) {
     pd_store_report report;
     pd_err e = pd_store_open(s->dir, false, s->run, &s->store);
@@ -98,6 +111,8 @@ static pd_err open_ledger(pd_site *s) {
         e = pd_store_load(s->store, s->identity.pub, s->ledger, &report);
     if (!e)
         e = read_incarnation(s);
+    if (!e && report.own_cut)
+        e = next_incarnation(s);
     if (e)
         return e;
     s->restored = pd_store_restored(s->store);
@@ -205,17 +220,21 @@ static pd_err open_data(pd_site *s) {
     return split(s);
 }
 
-pd_err pd_site_open(const char *dir, pd_site_depth depth, bool backward, pd_site *out) {
+pd_err pd_site_open(const char *dir, pd_site_depth depth, const pd_site_opts *opts, pd_site *out) {
     pd_site *s = out;
     memset(s, 0, sizeof *s);
     if (strlen(dir) >= sizeof s->dir)
         return pd_fail(PD_EUSAGE, "path too long: %s", dir);
     strcpy(s->dir, dir);
     pd_err e = open_run(s);
+    if (!e && opts->threads != UINT32_MAX)
+        s->config.threads = opts->threads;
+    if (!e && opts->compute != PD_COMPUTE_AUTO)
+        s->config.compute = opts->compute;
     if (!e && depth >= PD_SITE_LEDGER)
         e = open_ledger(s);
     if (!e && depth >= PD_SITE_MODEL)
-        e = open_model(s, backward);
+        e = open_model(s, opts->backward);
     if (!e && depth >= PD_SITE_DATA)
         e = open_data(s);
     if (e)

@@ -56,11 +56,19 @@ typedef struct pd_site {
     size_t n_train, n_held;
 } pd_site;
 
-/* Open a node's folder.  backward: the model is to do reverse mode.
+/* What one command wants otherwise than the settings say. */
+typedef struct pd_site_opts {
+    bool backward;      /* the model is to do reverse mode */
+    uint32_t threads;   /* UINT32_MAX: as set */
+    pd_compute compute; /* PD_COMPUTE_AUTO: as set */
+} pd_site_opts;
+extern const pd_site_opts pd_site_as_set;
+
+/* Open a node's folder.
  * Errors: PD_ENOENT (no node), PD_EBUSY (a process runs on it), PD_EMISMATCH (another model than
  * the run's, another run's store), and those of every part; each text names the file.
  */
-PD_CHECKED pd_err pd_site_open(const char *dir, pd_site_depth depth, bool backward, pd_site *out);
+PD_CHECKED pd_err pd_site_open(const char *dir, pd_site_depth depth, const pd_site_opts *opts, pd_site *out);
 void pd_site_close(pd_site *s);
 
 /* Write a new node's folder: key, manifest, settings, an empty store that holds the basis file (if

@@ -38,10 +38,9 @@ static pd_err open_file(const char *path, const pd_model_opts *opts, pd_subject 
 }
 
 static pd_err open_folder(const char *dir, const pd_model_opts *opts, pd_subject *s) {
-    if ((opts->compute != PD_COMPUTE_AUTO || opts->threads) && pd_site_exists(dir))
-        return pd_fail(PD_EUSAGE, "%s is a node's folder: its node.json sets compute and threads",
-                       dir);
-    pd_err e = pd_site_open(dir, PD_SITE_MODEL, false, &s->parts->site);
+    pd_site_opts so = {.compute = opts->compute,
+                       .threads = opts->threads ? opts->threads : UINT32_MAX};
+    pd_err e = pd_site_open(dir, PD_SITE_MODEL, &so, &s->parts->site);
     if (!e)
         e = pd_site_view(&s->parts->site, &s->parts->view);
     if (e)

@@ -14,10 +14,9 @@ typedef struct pd_subject {
 
 /* Open MODEL.  gives; pd_subject_close frees (a zeroed one is fine).
  *
- *   opts  in   of a model file; a node's folder has its own, so they must be zero there
+ *   opts  in   what they leave at AUTO or 0 is as the node's settings say, for a folder
  *
- * Errors: as pd_gguf_open, pd_tokenizer_open, pd_model_open and pd_site_open, with the file's name;
- *         PD_EUSAGE (options for a folder).
+ * Errors: as pd_gguf_open, pd_tokenizer_open, pd_model_open and pd_site_open, with the file's name.
  */
 PD_CHECKED pd_err pd_subject_open(const char *model, const pd_model_opts *opts, pd_subject *out);
 void pd_subject_close(pd_subject *s);

@@ -1,0 +1,61 @@
+/* cmd_run.c - peerd run: train and gossip until stopped. */
+#include "cmd.h"
+#include "node.h"
+#include "peerd/flags.h"
+#include "peerd/log.h"
+
+#include <stdio.h>
+
+static const pd_command_help help = {
+    .usage = "peerd run DIR",
+    .what = "Train and gossip until stopped (SIGTERM or Ctrl-C: seal, store, say goodbye).",
+    .example = "peerd run ./site-a --records 1000"};
+
+int pd_cmd_run(int argc, char **argv) {
+    pd_run_opts o = {.records = UINT64_MAX};
+    const char *dir;
+    bool verbose = false, asked;
+    uint32_t batch = 0, threads = UINT32_MAX;
+    size_t n;
+    const pd_flag flags[] = {
+        {"records", 0, PD_FLAG_U64, &o.records, 1, 1e15, "N",
+         "own records to make in all (default: no end)"},
+        {"until-records", 0, PD_FLAG_U64, &o.until_records, 1, 1e15, "N",
+         "stop when so many of everyone are held"},
+        {"until-idle", 0, PD_FLAG_U32, &o.until_idle_s, 1, 86400, "S",
+         "stop when own records are made and nothing came for S seconds"},
+        {"solo", 0, PD_FLAG_SWITCH, &o.solo, 0, 0, NULL,
+         "alone: no network, no waiting for others"},
+        {"seal-records", 0, PD_FLAG_U32, &o.seal_records, 1, PD_PENDING_MAX, "N",
+         "seal at so many (default: by time)"},
+        {"seal-ms", 0, PD_FLAG_U32, &o.seal_ms, 100, 900000, "MS",
+         "seal after (default: from the run's budget)"},
+        {"batch", 0, PD_FLAG_U32, &batch, 1, 4096, "N", "records a probe, this time"},
+        {"threads", 0, PD_FLAG_U32, &threads, 0, 1024, "N", "cores, this time"},
+        {"quiet", 'q', PD_FLAG_SWITCH, &o.quiet, 0, 0, NULL, "no progress line"},
+        {"verbose", 'v', PD_FLAG_SWITCH, &verbose, 0, 0, NULL, "more log lines"},
+        {.name = NULL}};
+    pd_site site;
+    pd_site_opts opts = pd_site_as_set;
+    pd_err e = pd_flags_parse(argc, argv, flags, &dir, 1, 1, &n, &asked);
+    if (!e && asked) {
+        pd_flags_help(&help, flags);
+        return 0;
+    }
+    if (!e && verbose)
+        pd_log_set(PD_LOG_DEBUG);
+    if (!e && pd_control_runs(dir))
+        e = pd_fail(PD_EBUSY, "a peerd runs on %s already (see: peerctl -d %s status)", dir, dir);
+    opts.threads = threads;
+    if (!e)
+        e = pd_site_open(dir, PD_SITE_DATA, &opts, &site);
+    if (e) {
+        fprintf(stderr, "peerd run: %s\n", pd_fail_text());
+        return pd_err_exit(e);
+    }
+    if (batch)
+        site.config.batch = batch;
+    int status = pd_node_run(&site, &o);
+    pd_site_close(&site);
+    return status;
+}

@@ -1,0 +1,81 @@
+/* local.c - flags to settings; see local.h. */
+#include "local.h"
+#include "peerd/file.h"
+
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+pd_local pd_local_of_defaults(void) {
+    const pd_config *c = &pd_config_defaults;
+    return (pd_local){.compute = "auto",
+                      .listen = "0.0.0.0:7433",
+                      .heldout_share = c->heldout_share,
+                      .batch = c->batch,
+                      .batch_tokens = c->batch_tokens,
+                      .probes = c->probes,
+                      .seed = c->seed};
+}
+
+static pd_err copy(const char *flag, const char *text, char *out, size_t room) {
+    if (strlen(text) >= room)
+        return pd_fail(PD_EUSAGE, "--%s is too long: %s", flag, text);
+    strcpy(out, text);
+    return PD_OK;
+}
+
+static void name_of(const char *dir, char out[PD_NAME_MAX + 1]) {
+    char full[PATH_MAX], *base;
+    if (strlen(dir) >= sizeof full)
+        return;
+    strcpy(full, dir);
+    base = basename(full);
+    snprintf(out, PD_NAME_MAX + 1, "%.*s", PD_NAME_MAX, base);
+}
+
+static pd_err check_addresses(pd_config *c) {
+    pd_addr a;
+    pd_err e = PD_OK;
+    if (strcmp(c->listen, "none") == 0)
+        c->listen[0] = 0;
+    if (c->listen[0])
+        e = pd_addr_parse(c->listen, true, &a);
+    if (!e && c->advertise[0])
+        e = pd_addr_parse(c->advertise, false, &a);
+    return e;
+}
+
+pd_err pd_local_config(const pd_local *l, const char *dir, pd_config *out) {
+    pd_config c = pd_config_defaults;
+    if (!l->model || !l->data)
+        return pd_fail(PD_EUSAGE, "--%s is missing", l->model ? "data" : "model");
+    c.heldout_share = l->heldout_share;
+    c.batch = l->batch;
+    c.batch_tokens = l->batch_tokens;
+    c.probes = l->probes;
+    c.threads = l->threads;
+    c.seed = l->seed;
+    c.thin = l->thin;
+    c.skip_bad = l->skip_bad;
+    pd_err e = pd_compute_parse(l->compute, &c.compute);
+    if (!e)
+        e = pd_path_absolute(l->model, c.model);
+    if (!e)
+        e = pd_path_absolute(l->data, c.data);
+    if (!e && l->heldout)
+        e = pd_path_absolute(l->heldout, c.heldout);
+    if (!e)
+        e = copy("listen", l->listen, c.listen, sizeof c.listen);
+    if (!e && l->advertise)
+        e = copy("advertise", l->advertise, c.advertise, sizeof c.advertise);
+    if (!e && l->name)
+        e = copy("name", l->name, c.name, sizeof c.name);
+    if (!e && !l->name)
+        name_of(dir, c.name);
+    if (!e)
+        e = check_addresses(&c);
+    if (!e)
+        *out = c;
+    return e;
+}
