@@ -22,6 +22,11 @@ typedef struct pd_log_site {
 /* Speak up to and including `level`; the default is PD_LOG_INFO. */
 void pd_log_set(pd_log_level level);
 
+/* Give every line that is said to `fn` as well, without its newline; NULL ends that.  fn runs under the log's
+ * lock, on any thread: it must be quick and must not log.
+ */
+void pd_log_tap(void (*fn)(void *ctx, const char *line), void *ctx);
+
 void pd_log_at(pd_log_site *site, pd_log_level level, const char *fmt, ...) PD_PRINTF(3, 4);
 
 #define PD_LOG(level, ...)                                                                         \

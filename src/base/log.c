@@ -9,16 +9,25 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BURST = 5, WINDOW_MS = 10000, PROGRESS_MS = 100 };
+enum { BURST = 5, WINDOW_MS = 10000, PROGRESS_MS = 100, TEXT_BYTES = 1024, LINE_BYTES = TEXT_BYTES + 32 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pd_log_level max_level = PD_LOG_INFO;
 static bool progress_open;        /* a progress line stands on the terminal */
 static uint64_t progress_last_ms;
+static void (*tap)(void *ctx, const char *line);
+static void *tap_ctx;
 
 void pd_log_set(pd_log_level level) {
     pthread_mutex_lock(&lock);
     max_level = level;
+    pthread_mutex_unlock(&lock);
+}
+
+void pd_log_tap(void (*fn)(void *ctx, const char *line), void *ctx) {
+    pthread_mutex_lock(&lock);
+    tap = fn;
+    tap_ctx = ctx;
     pthread_mutex_unlock(&lock);
 }
 
@@ -32,11 +41,14 @@ static void line(pd_log_level level, const char *text) {
     static const char *const names[] = {"error", "warn", "info", "debug"};
     time_t now = time(NULL);
     struct tm tm;
-    char stamp[16];
+    char stamp[16], whole[LINE_BYTES];
     localtime_r(&now, &tm);
     strftime(stamp, sizeof stamp, "%H:%M:%S", &tm);
+    snprintf(whole, sizeof whole, "%s %s %s", stamp, names[level], text);
     clear_progress();
-    fprintf(stderr, "%s %s %s\n", stamp, names[level], text);
+    fprintf(stderr, "%s\n", whole);
+    if (tap)
+        tap(tap_ctx, whole);
 }
 
 /* Count one line at a site; true if it may be said. */
@@ -59,7 +71,7 @@ static bool may_say(pd_log_site *site, pd_log_level level) {
 }
 
 void pd_log_at(pd_log_site *site, pd_log_level level, const char *fmt, ...) {
-    char text[1024];
+    char text[TEXT_BYTES];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);

@@ -77,6 +77,7 @@ typedef struct pd_node {
     pd_action actions[PD_ACTIONS_MAX];
     uint64_t last_news_ms; /* the ledger grew */
     uint64_t started_ms;
+    uint64_t records_before; /* of answer.c: held when it started */
     pd_rate rate, peer_rate[PD_MEMBERS_MAX];
     bool stopping, stopped, leaving;
     int exit_status;
@@ -98,6 +99,7 @@ void pd_node_act(pd_node *n, const pd_action *a);
 /* answer.c: the handlers of the control socket (control.h says what each request and reply holds).
  */
 pd_err pd_node_control_open(pd_node *n);
+void pd_node_control_close(pd_node *n); /* after the trainer has stopped */
 void pd_node_answered(pd_node *n, void *answer);
 void pd_node_measure(pd_node *n); /* bytes a second, once a second */
 
