@@ -1,0 +1,429 @@
+/* join.c - the newcomer's driver: what loop.c and act.c are to a running node, for the few seconds
+ * before there is one; see join.h. */
+#include "join.h"
+#include "peerd/core.h"
+#include "peerd/file.h"
+#include "peerd/log.h"
+#include "peerd/net.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    ANSWER_MS = 30000, /* to be welcomed */
+    QUIET_MS = 60000,  /* without a piece of the basis file */
+    TRIES = 3,         /* to fetch one that is what the manifest names */
+    WAIT_MS = 250,
+    NET_EVENTS = 64,
+    DEFERRED_MAX = PD_ACTIONS_MAX + 64,
+};
+
+typedef struct joiner {
+    const pd_ticket *ticket;
+    const pd_identity *id;
+    const pd_config *config;
+    pd_joined *got;
+    pd_net *net;
+    pd_join *join; /* first */
+    pd_core *core; /* then */
+    void *arena;
+    pd_action actions[PD_ACTIONS_MAX];
+    pd_event deferred[DEFERRED_MAX]; /* events that carrying out an action made */
+    uint32_t n_deferred;
+    bool done;
+    pd_err err;
+    char text[PD_TEXT_MAX];      /* of err */
+    char last_dial[PD_NET_TEXT]; /* why the last one failed */
+    pd_addr dialled;
+    uint64_t fetched, news_ms; /* bytes of the basis file; when the last of them came */
+    int tries;
+} joiner;
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+static void fail(joiner *j, pd_err e, const char *text) {
+    j->done = true;
+    j->err = e;
+    snprintf(j->text, sizeof j->text, "%s", text);
+}
+
+/* ---- actions
+ * ------------------------------------------------------------------------------------- */
+
+static void defer(joiner *j, const pd_event *e) {
+    assert(j->n_deferred < DEFERRED_MAX);
+    j->deferred[j->n_deferred++] = *e;
+}
+
+static void send_frame(joiner *j, const pd_action *a) {
+    pd_err e = pd_net_send(j->net, a->session, a->p, a->n);
+    pd_event v = {.kind = e == PD_EAGAIN ? PD_EV_CLOGGED : PD_EV_SESSION_DOWN,
+                  .session = a->session};
+    if (e)
+        defer(j, &v);
+}
+
+static void dial(joiner *j, const pd_action *a) {
+    uint64_t session;
+    const uint8_t *secret = j->join ? j->ticket->secret : NULL;
+    if (j->join)
+        j->dialled = a->addr;
+    if (pd_net_dial(j->net, &a->addr, a->key, secret, &session) == PD_OK)
+        return;
+    pd_event v = {.kind = PD_EV_DIAL_FAILED};
+    memcpy(v.key, a->key, 32);
+    snprintf(j->last_dial, sizeof j->last_dial, "%s", pd_fail_text());
+    defer(j, &v);
+}
+
+/* Into memory.  Own bytes count as durable there: the key that signed them is no more durable than
+ * they are, and both are written together at the end.
+ */
+static void store(joiner *j, const pd_action *a) {
+    uint32_t index;
+    pd_err e = pd_ledger_author(j->got->ledger, &a->author, &index);
+    if (!e)
+        e = pd_ledger_append(j->got->ledger, index, a->stream, a->at, a->p, a->n, a->seal);
+    if (e)
+        fail(j, e, pd_fail_text());
+    pd_event v = {
+        .kind = PD_EV_STORED, .author = a->author, .stream = a->stream, .at = a->at + a->n};
+    if (a->own && !e)
+        defer(j, &v);
+}
+
+static void ask_for_basis(joiner *j) {
+    const pd_manifest *m = &j->got->manifest;
+    pd_event v = {.kind = PD_EV_FETCH, .at = 0, .n = (size_t)m->basis_bytes};
+    memcpy(v.digest, m->basis_digest, sizeof v.digest);
+    j->fetched = 0;
+    defer(j, &v);
+}
+
+static void take_piece(joiner *j, const pd_action *a) {
+    const pd_manifest *m = &j->got->manifest;
+    uint8_t digest[32];
+    if (a->at != j->fetched || a->n > m->basis_bytes - j->fetched)
+        return;
+    memcpy(j->got->basis + j->fetched, a->p, a->n);
+    j->fetched += a->n;
+    j->news_ms = pd_clock_ms();
+    pd_progress(false, "fetching the basis: %llu of %llu bytes", (unsigned long long)j->fetched,
+                (unsigned long long)m->basis_bytes);
+    if (j->fetched < m->basis_bytes)
+        return;
+    pd_hash256(j->got->basis, (size_t)m->basis_bytes, digest);
+    if (memcmp(digest, m->basis_digest, 32) == 0) {
+        j->done = true;
+    } else if (++j->tries < TRIES) {
+        pd_warn("the basis file is not the one that the run's manifest names; fetching it again");
+        ask_for_basis(j);
+    } else {
+        fail(j, PD_EMISMATCH,
+             "the basis file that the members send is not the one that the run's manifest names");
+    }
+}
+
+static void take_manifest(joiner *j, const pd_action *a) {
+    pd_joined *got = j->got;
+    assert(a->n <= sizeof got->manifest_text); /* the machine has parsed it */
+    memcpy(got->manifest_text, a->p, a->n);
+    got->manifest_bytes = a->n;
+    pd_err e = pd_manifest_read(got->manifest_text, got->manifest_bytes, &got->manifest);
+    if (e)
+        fail(j, e, pd_fail_text());
+    else
+        pd_manifest_run_id(&got->manifest, got->run);
+}
+
+static void carry_out(joiner *j, const pd_action *a) {
+    switch (a->kind) {
+    case PD_ACT_SEND:
+        send_frame(j, a);
+        break;
+    case PD_ACT_CLOSE:
+        pd_net_close(j->net, a->session);
+        break;
+    case PD_ACT_DIAL:
+        dial(j, a);
+        break;
+    case PD_ACT_STORE:
+        store(j, a);
+        break;
+    case PD_ACT_META:
+        j->got->incarnation = (uint32_t)a->at;
+        break;
+    case PD_ACT_FILE:
+        take_piece(j, a);
+        break;
+    case PD_ACT_NOTE:
+        PD_LOG((pd_log_level)a->level, "%s", a->text);
+        break;
+    case PD_ACT_MANIFEST:
+        take_manifest(j, a);
+        break;
+    case PD_ACT_JOINED:
+    case PD_ACT_STOPPED:
+        j->done = true;
+        break;
+    case PD_ACT_REFUSED:
+        fail(j, (pd_err)a->at, a->text);
+        break;
+    case PD_ACT_FATAL:
+        fail(j, PD_EBUSY, a->text);
+        break;
+    case PD_ACT_ALLOW: /* it listens nowhere and makes no record */
+    case PD_ACT_SPEAK:
+    case PD_ACT_INVITE_USED:
+        break;
+    }
+}
+
+/* ---- the loop
+ * ------------------------------------------------------------------------------------ */
+
+static void one_step(joiner *j, const pd_event *e) {
+    uint64_t now = pd_clock_ms();
+    size_t n = j->join ? pd_join_step(j->join, now, e, j->actions, PD_ACTIONS_MAX)
+                       : pd_core_step(j->core, now, e, j->actions, PD_ACTIONS_MAX);
+    for (size_t i = 0; i < n; i++)
+        carry_out(j, &j->actions[i]);
+}
+
+static void step(joiner *j, const pd_event *e) {
+    one_step(j, e);
+    for (uint32_t i = 0; i < j->n_deferred; i++) { /* grows while it is worked off */
+        pd_event next = j->deferred[i];
+        one_step(j, &next);
+    }
+    j->n_deferred = 0;
+}
+
+static void on_net(joiner *j, const pd_net_event *x) {
+    static const pd_event_kind kinds[] = {[PD_NET_UP] = PD_EV_SESSION_UP,
+                                          [PD_NET_FRAME] = PD_EV_FRAME,
+                                          [PD_NET_FLOWING] = PD_EV_FLOWING,
+                                          [PD_NET_DOWN] = PD_EV_SESSION_DOWN,
+                                          [PD_NET_DIAL_FAILED] = PD_EV_DIAL_FAILED};
+    pd_event e = {.kind = kinds[x->kind],
+                  .session = x->session,
+                  .outbound = x->outbound,
+                  .p = x->bytes,
+                  .n = x->n};
+    memcpy(e.key, x->peer, 32);
+    if (x->kind == PD_NET_DIAL_FAILED)
+        memcpy(j->last_dial, x->text, sizeof j->last_dial);
+    step(j, &e);
+}
+
+static uint64_t wake_of(const joiner *j) {
+    return j->join ? pd_join_wake(j->join) : pd_core_wake(j->core);
+}
+
+static void turn(joiner *j) {
+    const pd_event tick = {.kind = PD_EV_TICK};
+    uint64_t wake = wake_of(j), now = pd_clock_ms();
+    uint64_t wait = wake <= now ? 0 : wake - now < WAIT_MS ? wake - now : WAIT_MS;
+    if (pd_net_wait(j->net, (int)wait, NULL, 0) != PD_OK) {
+        fail(j, PD_EIO, pd_fail_text());
+        return;
+    }
+    pd_net_event x;
+    for (int i = 0; i < NET_EVENTS && !j->done && pd_net_next(j->net, &x); i++)
+        on_net(j, &x);
+    if (!j->done && wake_of(j) <= pd_clock_ms())
+        step(j, &tick);
+    if (interrupted && !j->done)
+        fail(j, PD_EGONE, "stopped before the node was made");
+}
+
+/* ---- two phases
+ * ---------------------------------------------------------------------------------- */
+
+static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
+    pd_sign(((joiner *)ctx)->id, msg, size, sig);
+}
+static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
+                   const uint8_t sig[64]) {
+    (void)ctx;
+    return pd_verify(pub, msg, size, sig);
+}
+static uint64_t random64(void *ctx) {
+    (void)ctx;
+    return pd_random64();
+}
+
+static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
+    pd_ledger *l = ((joiner *)ctx)->got->ledger;
+    uint32_t index;
+    pd_log_info info;
+    *n = 0;
+    if (!pd_ledger_find(l, a, &index) || !pd_ledger_info(l, index, &info) || !info.n[stream])
+        return false;
+    *n = info.n[stream];
+    memcpy(seal, info.seal[stream], 64);
+    return true;
+}
+static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
+                       size_t room) {
+    pd_ledger *l = ((joiner *)ctx)->got->ledger;
+    uint32_t index;
+    return pd_ledger_find(l, a, &index) ? pd_ledger_read(l, index, stream, from, out, room) : 0;
+}
+
+static pd_err make_arena(joiner *j, size_t bytes) {
+    free(j->arena);
+    j->arena = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return j->arena ? PD_OK : pd_fail(PD_ENOMEM, "no memory to join (%zu bytes)", bytes);
+}
+
+/* One text: what the machine says, and where and why the last attempt failed. */
+static pd_err explain(const joiner *j) {
+    char at[PD_ADDR_TEXT];
+    pd_addr_print(&j->dialled, at);
+    bool turned_away = j->err == PD_EGONE || j->err == PD_EAUTH;
+    if (turned_away && j->ticket->expiry_s && pd_wall_s() >= j->ticket->expiry_s)
+        return pd_fail(PD_EAUTH, "the ticket has expired (%s); ask for a new one: peerctl invite",
+                       j->text);
+    if (j->err == PD_EGONE && j->last_dial[0])
+        return pd_fail(j->err,
+                       "%s; the last try, %s: %s (is the inviter running and reachable? "
+                       "else ask for a new ticket: peerctl invite)",
+                       j->text, at, j->last_dial);
+    return pd_fail(j->err, "%s", j->text);
+}
+
+/* Where others will reach this node, as far as it is known before it listens. */
+static pd_addr own_address(const pd_config *c) {
+    pd_addr a = {0};
+    const char *text = c->advertise[0] ? c->advertise : c->listen;
+    if (!text[0] || pd_addr_parse(text, true, &a) != PD_OK || !a.port || pd_addr_is_any(&a))
+        a = (pd_addr){0};
+    return a;
+}
+
+static pd_err be_admitted(joiner *j) {
+    uint8_t secret[32];
+    pd_core_crypto crypto = {j, sign, verify, random64};
+    pd_join_conf conf = {.addrs = j->ticket->addrs,
+                         .n_addrs = j->ticket->n_addrs,
+                         .listen = own_address(j->config),
+                         .timeout_ms = ANSWER_MS};
+    memcpy(conf.net, j->ticket->net, sizeof conf.net);
+    memcpy(conf.inviter, j->ticket->inviter, 32);
+    memcpy(conf.key, j->id->pub, 32);
+    snprintf(conf.name, sizeof conf.name, "%s", j->config->name);
+    pd_curve_from_ticket(j->ticket->secret, conf.guest, secret);
+    pd_wipe(secret, sizeof secret);
+    pd_err e = make_arena(j, pd_join_bytes());
+    if (!e)
+        e = pd_join_open(&conf, &crypto, pd_clock_ms(), j->arena, pd_join_bytes(), &j->join);
+    if (e)
+        return e;
+    while (!j->done) {
+        pd_progress(false, "asking to be admitted%s%s", j->last_dial[0] ? ": " : "", j->last_dial);
+        turn(j);
+    }
+    j->join = NULL;
+    j->got->inviter = j->dialled;
+    return j->err ? explain(j) : PD_OK;
+}
+
+static pd_err open_core(joiner *j) {
+    pd_joined *got = j->got;
+    pd_core_crypto crypto = {j, sign, verify, random64};
+    pd_core_log log = {j, log_seal, log_read, NULL};
+    pd_known_addr known = {.addr = got->inviter};
+    pd_core_conf conf = {.manifest = got->manifest_text,
+                         .manifest_bytes = got->manifest_bytes,
+                         .known = &known,
+                         .n_known = 1,
+                         .seal_bytes_per_s = got->manifest.seal_bytes_per_s};
+    memcpy(known.key, j->ticket->inviter, 32);
+    memcpy(conf.run, got->run, 32);
+    memcpy(conf.key, j->id->pub, 32);
+    memcpy(conf.founder, got->manifest.founder, 32);
+    snprintf(conf.name, sizeof conf.name, "%s", j->config->name);
+    size_t bytes = pd_core_bytes(&conf);
+    pd_err e = make_arena(j, bytes);
+    return e ? e : pd_core_open(&conf, &crypto, &log, pd_clock_ms(), j->arena, bytes, &j->core);
+}
+
+static pd_err fetch_basis(joiner *j) {
+    const pd_event tick = {.kind = PD_EV_TICK}, stop = {.kind = PD_EV_STOP};
+    size_t bytes = (size_t)j->got->manifest.basis_bytes;
+    j->got->basis = malloc(bytes);
+    if (!j->got->basis)
+        return pd_fail(PD_ENOMEM, "no memory for the run's basis file (%zu bytes)", bytes);
+    pd_err e = open_core(j);
+    if (e)
+        return e;
+    j->done = false;
+    j->last_dial[0] = 0;
+    j->news_ms = pd_clock_ms();
+    ask_for_basis(j);
+    step(j, &tick);
+    while (!j->done) {
+        turn(j);
+        if (!j->done && pd_clock_ms() - j->news_ms > QUIET_MS)
+            fail(j, PD_EGONE, "admitted, but no member sends the run's basis file");
+    }
+    if (j->err)
+        return explain(j);
+    step(j, &stop); /* says goodbye; the transport still sends it while it closes */
+    pd_progress(true, "fetched the basis: %zu bytes", bytes);
+    return PD_OK;
+}
+
+static void catch_signals(struct sigaction old[2]) {
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigemptyset(&sa.sa_mask);
+    interrupted = 0;
+    sigaction(SIGINT, &sa, &old[0]);
+    sigaction(SIGTERM, &sa, &old[1]);
+}
+
+pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *config,
+                   pd_join_check *check, void *ctx, pd_joined *out) {
+    struct sigaction old[2];
+    pd_net_conf conf = {.identity = id, .thin = config->thin};
+    joiner *j = calloc(1, sizeof *j);
+    memset(out, 0, sizeof *out);
+    if (!j)
+        return pd_fail(PD_ENOMEM, "no memory to join");
+    j->ticket = t;
+    j->id = id;
+    j->config = config;
+    j->got = out;
+    catch_signals(old);
+    pd_err e = pd_ledger_open(&out->ledger);
+    if (!e)
+        e = pd_net_open(&conf, &j->net);
+    if (!e)
+        e = be_admitted(j);
+    if (!e)
+        e = check(ctx, &out->manifest);
+    if (!e && out->manifest.space == PD_SPACE_ALIGNED)
+        e = fetch_basis(j);
+    pd_net_free(j->net);
+    sigaction(SIGINT, &old[0], NULL);
+    sigaction(SIGTERM, &old[1], NULL);
+    free(j->arena);
+    free(j);
+    if (e)
+        pd_joined_close(out);
+    return e;
+}
+
+void pd_joined_close(pd_joined *j) {
+    pd_ledger_close(j->ledger);
+    free(j->basis);
+    memset(j, 0, sizeof *j);
+}
