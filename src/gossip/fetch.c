@@ -7,25 +7,22 @@
 
 void pd_fetch_start(pd_core *c, const pd_event *e) {
     pd_fetch *f = &c->fetch;
-    uint64_t tried = f->tried;
-    *f = (pd_fetch){.on = e->at < e->n, .next = e->at, .total = e->n, .link = PD_NONE, .tried = tried};
+    uint16_t last = f->last;
+    *f = (pd_fetch){.on = e->at < e->n, .next = e->at, .total = e->n, .link = PD_NONE, .last = last};
     memcpy(f->digest, e->digest, 16);
 }
 
 static void ask(pd_core *c) {
     pd_fetch *f = &c->fetch;
     pd_link *best = NULL;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
-        pd_link *l = &c->link[i];
-        if (!pd_link_live(l) || !l->vv_in || l->suspect)
-            continue;
-        if (!best || (best->session == f->tried && l->session != f->tried))
+    for (unsigned k = 1; k <= PD_SESSIONS_MAX && !best; k++) {
+        pd_link *l = &c->link[(f->last + k) % PD_SESSIONS_MAX];
+        if (pd_link_live(l) && l->vv_in && !l->suspect)
             best = l;
     }
     if (!best)
         return;
-    f->link = pd_link_index(c, best);
-    f->tried = best->session;
+    f->link = f->last = pd_link_index(c, best);
     f->asked_end = f->next;
     f->until_ms = c->now + PD_FILE_MS;
     best->want = true;

@@ -241,29 +241,31 @@ static void next_incarnation(pd_core *c) {
 /* ---- listen before speaking --------------------------------------------------------------- */
 
 /* Has this session shown us what it knows of our own logs, and have we got it?  A claim of more than we hold is waited
- * for as long as it makes progress, so that a liar cannot keep us silent.
+ * for while it makes progress; one that is not proven counts as no answer, so that a liar cannot keep us silent.
  */
-static bool compared(pd_core *c, pd_link *l) {
+typedef enum answer { NO_ANSWER, NOT_YET, COMPARED } answer;
+
+static answer compare(pd_core *c, pd_link *l) {
     if (!pd_link_live(l) || !l->vv_in)
-        return false;
-    bool claims = false;
+        return NO_ANSWER;
+    bool claims = false, bad = false;
     uint64_t progress = 0;
-    for (uint32_t i = 0; i < c->n_authors; i++) {
-        if (c->author[i].member != c->self)
+    for (uint32_t log = 0; log < c->n_authors * PD_STREAMS; log++) {
+        if (!pd_is_own(c, log))
             continue;
-        for (uint32_t log = i * PD_STREAMS; log < (i + 1) * PD_STREAMS; log++) {
-            const pd_stage *st = pd_stage_find(c, log);
-            claims |= l->log[log].peer > pd_log_at_index(c, log)->chain.n && !l->log[log].bad;
-            progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
-        }
+        const pd_stage *st = pd_stage_find(c, log);
+        bool claimed = l->log[log].peer > pd_log_at_index(c, log)->chain.n;
+        claims |= claimed;
+        bad |= claimed && l->log[log].bad;
+        progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
     }
-    if (!claims)
-        return true;
+    if (!claims || bad)
+        return bad ? NO_ANSWER : COMPARED;
     if (!l->claim_ms || l->claim_n != progress)
         l->claim_ms = c->now;
     l->claim_n = progress;
     pd_wake_at(c, l->claim_ms + PD_LISTEN_MS);
-    return c->now >= l->claim_ms + PD_LISTEN_MS;
+    return c->now < l->claim_ms + PD_LISTEN_MS ? NOT_YET : NO_ANSWER;
 }
 
 static uint32_t others(const pd_core *c) {
@@ -298,10 +300,9 @@ static bool knows_members(const pd_core *c) {
 static void listen(pd_core *c) {
     uint32_t heard = 0, waiting = 0;
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
-        pd_link *l = &c->link[i];
-        bool ok = compared(c, l);
-        heard += ok;
-        waiting += !ok && pd_link_live(l) && l->vv_in;
+        answer a = compare(c, &c->link[i]);
+        heard += a == COMPARED;
+        waiting += a == NOT_YET;
     }
     if ((heard || waiting) && !c->own.first_ms)
         c->own.first_ms = c->now;

@@ -20,8 +20,11 @@ static bool take_segment(pd_core *c, pd_link *l, const pd_item *it) {
     uint32_t stream = it->kind == PD_ITEM_CTL ? PD_STREAM_CONTROL : PD_STREAM_GRADIENTS;
     if (!bytes_are_records(it))
         return false;
+    uint64_t *end = &l->rx_end[it->u.seg.alias * PD_STREAMS + stream];
+    uint64_t start = it->u.seg.start ? it->u.seg.start - 1 : *end;
+    *end = start + it->u.seg.count;
     if (a != PD_NONE)
-        pd_sync_segment(c, l, (uint32_t)a * PD_STREAMS + stream, it);
+        pd_sync_segment(c, l, (uint32_t)a * PD_STREAMS + stream, start, it);
     return true;
 }
 

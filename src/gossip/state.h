@@ -117,8 +117,8 @@ typedef struct pd_link_log {
     uint64_t peer; /* the peer has told that it holds this much */
     uint64_t told; /* we have told that we hold this much */
     uint64_t sent; /* next byte to send */
-    uint64_t tx_end, rx_end; /* end of the last SEG out and in, for `start` */
-    uint64_t mark;           /* bytes of frames sent when the last SEG was in: has it been seen? */
+    uint64_t tx_end; /* end of the last SEG out, for `start` */
+    uint64_t mark;   /* bytes of frames sent when the last SEG was in: has it been seen? */
     bool serve;              /* asked for: send until our head */
     bool ask, ask_all;       /* a PULL is to be sent; from 0 */
     bool bad;                /* a seal of this log failed here: not asked again in this session */
@@ -161,6 +161,7 @@ typedef struct pd_link {
     pd_author alias[PD_AUTHORS_MAX];   /* of the peer; zero key: not announced */
     uint16_t alias_of[PD_AUTHORS_MAX]; /* our author, or PD_NONE: looked up again when used */
     bool announced[PD_AUTHORS_MAX];    /* ours, to the peer */
+    uint64_t rx_end[PD_LOGS_MAX];      /* end of the last SEG in, by the peer's number of the log */
     pd_link_log log[PD_LOGS_MAX];
 } pd_link;
 
@@ -199,9 +200,8 @@ typedef struct pd_fetch {
     bool on;
     uint8_t digest[16];
     uint64_t next, total, asked_end; /* asked_end: up to here asked of `link` */
-    uint16_t link;                   /* PD_NONE: nobody */
+    uint16_t link, last;             /* asked now, PD_NONE: nobody; asked last: the next in turn follows */
     uint64_t until_ms;
-    uint64_t tried; /* session asked last: the next is another where there is one */
 } pd_fetch;
 
 struct pd_core {
@@ -296,7 +296,7 @@ void pd_log_grown(pd_core *c, uint32_t log, uint64_t n);
 uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n);
 /* A peer's alias has become known (its author was admitted since): ask it again what it holds. */
 void pd_sync_admitted(pd_core *c, const uint8_t key[32]);
-void pd_sync_segment(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_sync_segment(pd_core *c, pd_link *l, uint32_t log, uint64_t start, const pd_item *it);
 void pd_sync_heads(pd_core *c, pd_link *l, const pd_item *it);
 void pd_sync_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack);
 void pd_sync_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, bool hello);

@@ -368,13 +368,10 @@ static bool own_goes_on(pd_core *c, pd_link *l, uint32_t index, const segment *s
     return false;
 }
 
-void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, const pd_item *it) {
+void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, uint64_t start, const pd_item *it) {
     pd_log *log = pd_log_at_index(c, index);
     pd_link_log *ll = &l->log[index];
-    segment s = {.bytes = it->u.seg.bytes, .seal = it->u.seg.seal};
-    s.start = it->u.seg.start ? it->u.seg.start - 1 : ll->rx_end;
-    s.end = s.start + it->u.seg.count;
-    ll->rx_end = s.end;
+    segment s = {start, start + it->u.seg.count, it->u.seg.bytes, it->u.seg.seal};
     note_head(c, l, index, s.end);
     if (pd_is_own(c, index) && !own_goes_on(c, l, index, &s))
         return;

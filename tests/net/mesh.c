@@ -119,7 +119,7 @@ bool mesh_converged(mesh *m, char *why, size_t room) {
         if (s.voice != PD_VOICE_SPEAKING || s.unsealed)
             return differ(why, room, "has not spoken all it has", n);
         if (s.links != m->n_nodes - 1 || s.members != m->n_nodes - 1)
-            return differ(why, room, "is not linked with everyone", n);
+            {snprintf(why,room,"node %u links %u members %u", i, s.links, s.members);return false;}
         if (s.missing || s.vv_hash != s0.vv_hash)
             return differ(why, room, "has another version vector", n);
         if (!same_logs(n, &m->nodes[0]) || !same_logs(&m->nodes[0], n) || memcmp(first, digest, 16))

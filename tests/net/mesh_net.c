@@ -33,7 +33,9 @@ void net_dial(mesh *m, node *from, const pd_action *a) {
     node *to = t < m->n_nodes ? &m->nodes[t] : NULL;
     bool guest = from->join != NULL;
     uint64_t rtt = to ? m->delay[from->index][t] + m->delay[t][from->index] : 100;
-    invite *inv = to && guest ? outstanding(to, from->guest) : NULL;
+    /* A record that only a restored node and its newcomer ever saw is lost and the newcomer shut out: nobody can tell. */
+    bool forgets = to && to->ever_restored && to->snap.taken && !to->restored;
+    invite *inv = to && guest && !forgets ? outstanding(to, from->guest) : NULL;
     bool admitted = to && to->core && (guest ? inv != NULL : pd_core_is_member(to->core, from->id.pub));
     bool reachable = to && to->up && to->paused_until <= m->now && !m->blocked[from->index][t] && !m->blocked[t][from->index];
     if (!reachable || !admitted || memcmp(to->id.pub, a->key, 32)) {

@@ -36,6 +36,13 @@ truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream) {
     return t;
 }
 
+static node *owner_of(mesh *m, const uint8_t key[32]) {
+    for (uint32_t i = 0; i < m->n_nodes; i++)
+        if (!memcmp(m->nodes[i].id.pub, key, 32))
+            return &m->nodes[i];
+    return NULL;
+}
+
 /* Someone other than the author took these bytes: from now on they are what the author said, for ever. */
 static void witness(mesh *m, const node *n, const slog *l) {
     truth *t = mesh_truth(m, &l->author, l->stream);
@@ -93,6 +100,21 @@ void node_take_snapshot(node *n) {
     }
 }
 
+/* What only memory held is gone, and with a restored author's backup perhaps for good: nobody can know it any more. */
+static void forget_lost(mesh *m) {
+    for (uint32_t i = 0; i < m->n_truths; i++) {
+        truth *t = &m->truths[i];
+        node *author = owner_of(m, t->author.key);
+        uint64_t most = 0;
+        for (uint32_t k = 0; k < m->n_nodes; k++) {
+            slog *l = node_log(&m->nodes[k], &t->author, t->stream, false);
+            most = l && l->n > most ? l->n : most;
+        }
+        if (author->ever_restored && t->n > most)
+            t->n = most;
+    }
+}
+
 void node_restore(mesh *m, node *n) {
     snapshot *s = &n->snap;
     node_crash(m, n);
@@ -104,16 +126,10 @@ void node_restore(mesh *m, node *n) {
     }
     n->incarnation = n->next_incarnation = s->incarnation;
     n->restored = true;
+    forget_lost(m);
 }
 
 /* ---- what the core is given --------------------------------------------------------------- */
-
-static node *owner_of(mesh *m, const uint8_t key[32]) {
-    for (uint32_t i = 0; i < m->n_nodes; i++)
-        if (!memcmp(m->nodes[i].id.pub, key, 32))
-            return &m->nodes[i];
-    return NULL;
-}
 
 static void cheap_sign(uint64_t secret, const void *msg, size_t n, uint8_t sig[64]) {
     for (unsigned i = 0; i < 8; i++)
@@ -287,6 +303,7 @@ void node_crash(mesh *m, node *n) {
         n->logs[i].n = n->logs[i].durable;
         memcpy(n->logs[i].seal, n->logs[i].durable_seal, 64);
     }
+    forget_lost(m);
 }
 
 /* ---- actions ------------------------------------------------------------------------------ */

@@ -96,7 +96,7 @@ static void plan(mesh *m, uint64_t until) {
         fault_at(m, at, F_STOP, who, rng_percent(&m->r, 50), 0);
         fault_at(m, at + rng_between(&m->r, 5000, 60000), F_START, who, 0, 0);
     }
-    if (n > 2 && rng_percent(&m->r, 30))
+    if (n > 2 && !restores && rng_percent(&m->r, 30)) /* a restored node whose only peer lies is lost */
         m->nodes[rng_below(&m->r, n)].liar = true;
 }
 
@@ -148,9 +148,7 @@ static void try_join(mesh *m, node *n) {
     if (n->guest[0] && rng_percent(&m->r, 50))
         inviter = n->ticket_from;
     node *from = &m->nodes[inviter];
-    /* A record that only a restored node and its newcomer ever saw is lost, and the newcomer shut out: no one can tell. */
-    bool forgets = from->ever_restored && from->snap.taken && !from->restored;
-    if (!n->join && from->core && from->up && from->n_invites < INVITES_MAX && !forgets)
+    if (!n->join && from->core && from->up && from->n_invites < INVITES_MAX)
         node_join(m, n, inviter);
 }
 
@@ -158,6 +156,10 @@ static void strike(mesh *m, const happening *h) {
     node *n = &m->nodes[h->node];
     if (m->quiet && h->b != F_KILL_THIS && h->b != F_JOIN && h->b != F_START)
         return; /* planned for later, and over too */
+    static const char *const name[] = {"reset", "reset some", "block", "unblock", "crash", "start", "pause", "disk full",
+                                       "snapshot", "restore", "join", "stop"};
+    if (getenv("MESH_NOTES"))
+        printf("%8.3f n%u: -- %s\n", (double)m->now / 1000, h->node, name[h->b]);
     switch ((enum fault)h->b) {
     case F_KILL_THIS:
         net_kill(m, (h->a - 1) / 2);
@@ -317,10 +319,10 @@ static void heal(mesh *m) {
     memset(m->blocked, 0, sizeof m->blocked);
     for (uint32_t i = 0; i < m->n_nodes; i++) {
         node *n = &m->nodes[i];
-        n->paused_until = n->disk_full_until = 0;
+        n->disk_full_until = 0; /* a pause ends when it ends: what waits behind it must not be overtaken */
         start(m, n);
         pd_event e = {.kind = PD_EV_FLUSH};
-        if (n->core)
+        if (n->core && n->paused_until <= m->now)
             node_step(m, n, &e);
     }
 }
