@@ -275,8 +275,24 @@ static uint32_t others(const pd_core *c) {
     return n;
 }
 
+/* Members it can hear: linked, or known by an address.  Two newcomers publish their addresses only when they speak; if each
+ * waited for the other, neither would.
+ */
+static uint32_t within_reach(const pd_core *c) {
+    bool linked[PD_MEMBERS_MAX] = {false};
+    uint32_t n = 0;
+    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
+        if (pd_link_live(&c->link[i]))
+            linked[c->link[i].member] = true;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const pd_member *m = &c->member[i];
+        n += i != c->self && !m->left && (m->n_addrs || m->n_hints || linked[i]);
+    }
+    return n;
+}
+
 uint32_t pd_own_wanted(const pd_core *c) {
-    uint32_t n = others(c);
+    uint32_t n = c->conf.restored ? others(c) : within_reach(c);
     return c->conf.restored || n < PD_LISTEN_PEERS ? n : PD_LISTEN_PEERS;
 }
 

@@ -12,6 +12,7 @@
 enum {
     FOLLOW_MOST = 1 << 16, /* records folded before anything else is looked at */
     WAIT_MS = 500,
+    QUIET_MS = 3000,          /* nothing new for so long: time to judge what stands */
     DIGEST_MS = 1000,
     CHECKPOINT_MS = 60000,
     HELD_MS = 10000, /* at least this between two held-out losses, */
@@ -254,6 +255,7 @@ static void *run(void *arg) {
     pd_trainer *t = arg;
     pd_replica *r = t->conf.replica;
     bool may = false, was_rising = false;
+    uint64_t quiet_ms = 0; /* since when nothing has come */
     follow(t);
     publish(t, true);
     evaluate(t);
@@ -271,7 +273,8 @@ static void *run(void *arg) {
             train(t);
         } else {
             bool still = r->records == before && r->n_pending == 0;
-            if (still && t->status.held_at != r->records)
+            quiet_ms = still ? quiet_ms ? quiet_ms : pd_clock_ms() : 0;
+            if (still && t->status.held_at != r->records && pd_clock_ms() - quiet_ms >= QUIET_MS)
                 evaluate(t); /* the end, or a pause: what stands now */
             if (r->records == before)
                 wait_for_news(t);
