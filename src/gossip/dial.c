@@ -68,11 +68,11 @@ void pd_dial_tick(pd_core *c) {
         if (i == c->self || (m->left && !lonely) || c->own.stop_ms || has_session(c, (uint16_t)i))
             continue;
         if (m->dialing) {
-            if (c->now >= m->dial_ms + PD_DIAL_LOST_MS)
-                again(c, m);
-            else
+            if (c->now < m->dial_ms + PD_DIAL_LOST_MS) {
                 pd_wake_at(c, m->dial_ms + PD_DIAL_LOST_MS);
-            continue;
+                continue;
+            }
+            again(c, m);
         }
         if (c->now < m->dial_ms) {
             if (m->n_addrs + m->n_hints)
