@@ -1,6 +1,6 @@
 /* test_mesh.c - seeds of a small swarm under faults: nothing wrong while they last, everyone equal after they end.
  *
- *   test_mesh            200 seeds and one with Ed25519; every tenth twice, for equal traces
+ *   test_mesh            600 seeds and one with Ed25519; every tenth twice, for equal traces
  *   test_mesh A B        seeds A..B
  *   test_mesh SEED       one seed; MESH_NOTES=1 prints what the nodes say
  *   test_mesh_planted    each planted bug must be found
@@ -103,7 +103,7 @@ static void plan(mesh *m, uint64_t until) {
 static mesh *make(uint64_t seed, bool ed25519) {
     mesh *m = mesh_open(seed);
     m->ed25519 = ed25519;
-    m->n_nodes = (uint32_t)rng_between(&m->r, 2, 7);
+    m->n_nodes = (uint32_t)(rng_percent(&m->r, 90) ? rng_between(&m->r, 2, 7) : rng_between(&m->r, 8, NODES_MAX));
     m->faults = rng_percent(&m->r, 85);
     for (uint32_t i = 0; i < m->n_nodes; i++)
         node_init(m, i);
@@ -111,6 +111,9 @@ static mesh *make(uint64_t seed, bool ed25519) {
     for (uint32_t i = 0; i < m->n_nodes; i++)
         for (uint32_t k = 0; k < m->n_nodes; k++)
             m->delay[i][k] = rng_between(&m->r, 1, slow);
+    if (rng_percent(&m->r, 15)) /* logs of many pieces */
+        for (uint32_t i = 0; i < m->n_nodes; i++)
+            m->nodes[i].rate_ms = rng_between(&m->r, 15, 60);
     make_run(m);
     uint64_t until = rng_between(&m->r, 40000, 200000);
     if (m->faults)
@@ -396,7 +399,7 @@ int main(int argc, char **argv) {
     return planted();
 #else
     uint64_t from = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 200;
+    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 600;
     outcome sum = {0};
     int failed = 0;
     clock_t began = clock();
