@@ -20,7 +20,7 @@ static float *zeros(size_t n, bool *ok) {
 
 pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1, uint32_t r2,
                     pd_basis **out) {
-    if (r2 < 1 || r2 > PD_RANK_MAX || r1 + r2 > PD_RANK_MAX)
+    if (r2 < 1 || r2 > PD_RANK_MAX || r1 > PD_RANK_MAX - r2)
         return pd_fail(PD_EUSAGE, "rank %u is outside 1..%d", r2, PD_RANK_MAX);
     if (!targets || targets >> PD_TARGETS)
         return pd_fail(PD_EUSAGE, "no target matrix is chosen");
@@ -110,6 +110,8 @@ static void put_vectors(pd_writer *w, const float *x, uint32_t count, uint32_t n
 static void get_vectors(pd_reader *r, float *x, uint32_t count, uint32_t n) {
     for (uint32_t k = 0; k < count; k++, x += n) {
         float scale = get_f32(r);
+        if (!isfinite(scale * 128)) /* the largest step, so that every product is a number */
+            r->ok = false;
         const uint8_t *p = pd_get_bytes(r, n);
         for (uint32_t i = 0; p && i < n; i++)
             x[i] = scale * (float)(int8_t)p[i];

@@ -4,7 +4,7 @@
  * The layouts are read back by the engine's own GGUF reader and by a plain reading of the
  * safetensors header; examples/peft_eval.py is the check in another engine.
  */
-#include "export.h"
+#include "../../src/node/export.h"
 #include "micro.h"
 #include "peerd/bytes.h"
 #include "peerd/file.h"
