@@ -98,13 +98,15 @@ static pd_err try_model(join *x) {
     pd_model_opts opts = {.compute = x->config.compute, .threads = x->config.threads};
     pd_model *m;
     pd_err e = pd_gguf_open(x->config.model, &x->file);
-    if (!e)
-        e = pd_tokenizer_open(x->file, &x->tokenizer);
+    if (e)
+        return e;
+    e = pd_tokenizer_open(x->file, &x->tokenizer);
     if (!e)
         e = pd_model_open(x->file, &opts, &m);
-    if (!e)
-        pd_model_close(m);
-    return e ? pd_fail_in(e, "%s", x->config.model) : PD_OK;
+    if (e)
+        return pd_fail_in(e, "%s", x->config.model);
+    pd_model_close(m);
+    return PD_OK;
 }
 
 static pd_err look_first(join *x, const char *dir) {
@@ -196,13 +198,15 @@ static pd_err write_node(join *x) {
 /* ---- the command
  * --------------------------------------------------------------------------------- */
 
+/* The run has counted this node in by now. */
 static pd_err check_model(void *ctx, const pd_manifest *m) {
     join *x = ctx;
+    char why[400];
     pd_err e = pd_site_check_model(m, x->file, x->tokenizer, x->config.model);
-    if (e) /* the run has counted this node in by now */
-        return pd_fail(e, "%s (a ticket for one node is used up by this: ask for another)",
-                       pd_fail_text());
-    return PD_OK;
+    if (!e)
+        return PD_OK;
+    snprintf(why, sizeof why, "%s", pd_fail_text());
+    return pd_fail(e, "%s (a ticket for one node is used up by this: ask for another)", why);
 }
 
 static pd_err make(join *x, const char *dir) {

@@ -284,15 +284,20 @@ static pd_err make_arena(joiner *j, size_t bytes) {
     return j->arena ? PD_OK : pd_fail(PD_ENOMEM, "no memory to join (%zu bytes)", bytes);
 }
 
+/* By this machine's clock; the inviter's is what counts. */
+static bool is_expired(const pd_ticket *t) {
+    return t->expiry_s && pd_wall_s() >= t->expiry_s;
+}
+
 /* One text: what the machine says, and where and why the last attempt failed. */
 static pd_err explain(const joiner *j) {
     char at[PD_ADDR_TEXT];
     pd_addr_print(&j->dialled, at);
     bool turned_away = j->err == PD_EGONE || j->err == PD_EAUTH;
-    if (turned_away && j->ticket->expiry_s && pd_wall_s() >= j->ticket->expiry_s)
+    if (turned_away && is_expired(j->ticket))
         return pd_fail(PD_EAUTH, "the ticket has expired (%s); ask for a new one: peerctl invite",
                        j->text);
-    if (j->err == PD_EGONE && j->last_dial[0])
+    if (j->err == PD_EGONE && j->last_dial[0] && !interrupted)
         return pd_fail(j->err,
                        "%s; the last try, %s: %s (is the inviter running and reachable? "
                        "else ask for a new ticket: peerctl invite)",
@@ -330,6 +335,8 @@ static pd_err be_admitted(joiner *j) {
     while (!j->done) {
         pd_progress(false, "asking to be admitted%s%s", j->last_dial[0] ? ": " : "", j->last_dial);
         turn(j);
+        if (!j->done && j->last_dial[0] && is_expired(j->ticket))
+            fail(j, PD_EAUTH, j->last_dial); /* it will not become younger */
     }
     j->join = NULL;
     j->got->inviter = j->dialled;
