@@ -15,6 +15,8 @@ enum {
     PD_SLICE =
         4096, /* columns of the head a product makes: logits stay in the second-level cache ... */
     PD_HEAD_ROWS = 256, /* ... 4 MB of them */
+    PD_FFN_ROWS = 256,  /* rows of gate | up made at a time: 3 MB at F = 1,536 stay in the
+                           second-level cache */
     PD_BLOCK = 16,      /* rows of one parallel item */
 };
 
@@ -78,9 +80,10 @@ struct pd_work {
     float *qkv;    /* (R, (H + 2 KV) HD) */
     float *kt, *v; /* (KV, HD, ld), (KV, ld, padded) */
     size_t ld;
-    void *att; /* (R, H HD) */
-    float *gu; /* (R, 2 F) */
-    void *act; /* (R, F) */
+    void *att;         /* (R, H HD) */
+    uint32_t ffn_rows; /* rows that pass the feed-forward part at a time */
+    float *gu;         /* (ffn_rows, 2 F) */
+    void *act;         /* (ffn_rows, F) */
     pd_task *tasks;
     uint32_t n_tasks;
     /* the head: rows are side by side the batch's scored predictions */

@@ -12,53 +12,64 @@
 
 typedef struct pass {
     const pd_run *r;
-    uint32_t layer;
+    uint32_t layer, first, rows; /* rows [first, first + rows) */
     const float *norm;
 } pass;
 
-typedef struct block { /* rows [row, row + n) of side `side` */
-    uint32_t row, n, side, token;
+typedef struct block { /* rows [row, row + n) */
+    uint32_t row, n;
 } block;
 
-static uint32_t blocks_per_side(const pd_run *r) {
-    return (r->tokens + PD_BLOCK - 1) / PD_BLOCK;
+static block block_at(const pass *p, size_t i) {
+    uint32_t at = (uint32_t)i * PD_BLOCK, left = p->rows - at;
+    return (block){.row = p->first + at, .n = left < PD_BLOCK ? left : PD_BLOCK};
 }
 
-static block block_at(const pd_run *r, size_t i) {
-    uint32_t per = blocks_per_side(r), side = (uint32_t)i / per,
-             token = ((uint32_t)i % per) * PD_BLOCK;
-    uint32_t n = r->tokens - token < PD_BLOCK ? r->tokens - token : PD_BLOCK;
-    return (block){.row = side * r->tokens + token, .n = n, .side = side, .token = token};
+static void over_rows(pass *p, void (*fn)(void *ctx, size_t i)) {
+    pd_parallel((p->rows + PD_BLOCK - 1) / PD_BLOCK, fn, p);
 }
 
-static void over_rows(const pd_run *r, uint32_t layer, const float *norm,
-                      void (*fn)(void *ctx, size_t i)) {
-    pass p = {.r = r, .layer = layer, .norm = norm};
-    pd_parallel((size_t)blocks_per_side(r) * r->n_sides, fn, &p);
+static pass all_rows(const pd_run *r, uint32_t layer, const float *norm) {
+    return (pass){.r = r, .layer = layer, .rows = r->tokens * r->n_sides, .norm = norm};
 }
 
-/* y (y_ld), whose first column is the target's, += the block's low-rank addition. */
-static void add_lowrank(const pass *p, const block *b, pd_target t, void *x, float *y,
-                        size_t y_ld) {
+/* Take the rows of a block that belong to one side off its front. */
+static block take_side(const pd_run *r, block *b, uint32_t *side) {
+    *side = b->row / r->tokens;
+    uint32_t left = (*side + 1) * r->tokens - b->row;
+    block part = {.row = b->row, .n = b->n < left ? b->n : left};
+    b->row += part.n;
+    b->n -= part.n;
+    return part;
+}
+
+/* y += the block's low-rank additions; x (rows, in) and y (rows, y_ld) begin at row `origin`, y at
+ * the target's first column.
+ */
+static void add_lowrank(const pass *p, block b, pd_target t, void *x, float *y, size_t y_ld,
+                        uint32_t origin) {
     const pd_model *m = p->r->m;
-    const pd_lowrank *a = pd_lowrank_at(p->r->side[b->side], p->layer, t);
-    if (!a)
-        return;
-    uint32_t out, in;
+    uint32_t out, in, side;
     pd_model_shape(&m->info, t, &out, &in);
-    m->k->lowrank(b->n, in, out, pd_row(x, b->row, in, m->half), m->half, a, y + b->row * y_ld,
-                  y_ld);
+    while (b.n) {
+        block part = take_side(p->r, &b, &side);
+        const pd_lowrank *a = pd_lowrank_at(p->r->side[side], p->layer, t);
+        size_t row = part.row - origin;
+        if (a)
+            m->k->lowrank(part.n, in, out, pd_row(x, row, in, m->half), m->half, a, y + row * y_ld,
+                          y_ld);
+    }
 }
 
 static void embed_rows(void *ctx, size_t i) {
     const pass *p = ctx;
     const pd_run *r = p->r;
     const pd_model *m = r->m;
-    block b = block_at(r, i);
+    block b = block_at(p, i);
     size_t c = m->info.width;
-    for (uint32_t j = 0; j < b.n; j++) {
-        float *x = r->w->x + (b.row + j) * c;
-        size_t id = r->ids[b.token + j];
+    for (uint32_t j = b.row; j < b.row + b.n; j++) {
+        float *x = r->w->x + j * c;
+        size_t id = r->ids[j % r->tokens];
         assert(id < m->info.vocab);
         if (m->half)
             m->k->from_half(c, (const uint16_t *)m->embed + id * c, x);
@@ -68,36 +79,41 @@ static void embed_rows(void *ctx, size_t i) {
 }
 
 void pd_run_embed(const pd_run *r) {
-    over_rows(r, 0, NULL, embed_rows);
+    pass p = all_rows(r, 0, NULL);
+    over_rows(&p, embed_rows);
 }
 
 static void norm_rows(void *ctx, size_t i) {
     const pass *p = ctx;
     const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
-    block b = block_at(p->r, i);
+    block b = block_at(p, i);
     uint32_t c = m->info.width;
     m->k->rms(b.n, c, w->x + (size_t)b.row * c, p->norm, m->info.rms_eps,
               pd_row(w->h, b.row, c, m->half), m->half);
 }
 
 void pd_run_norm(const pd_run *r, const float *norm) {
-    over_rows(r, 0, norm, norm_rows);
+    pass p = all_rows(r, 0, norm);
+    over_rows(&p, norm_rows);
 }
 
 static void qkv_rows(void *ctx, size_t i) {
     const pass *p = ctx;
     const pd_run *r = p->r;
-    const pd_model *m = r->m;
-    const pd_heads *h = &m->heads;
+    const pd_heads *h = &r->m->heads;
     pd_work *w = r->w;
-    block b = block_at(r, i);
+    block b = block_at(p, i);
     size_t ld = (size_t)(h->n + 2 * h->n_kv) * h->width;
-    add_lowrank(p, &b, PD_Q, w->h, w->qkv, ld);
-    add_lowrank(p, &b, PD_K, w->h, w->qkv + h->n * h->width, ld);
-    add_lowrank(p, &b, PD_V, w->h, w->qkv + (h->n + h->n_kv) * h->width, ld);
-    m->k->split(h, b.n, w->qkv + b.row * ld, r->pos + b.token, w->rot, r->slot + b.row, r->kt, r->v,
-                w->ld);
+    add_lowrank(p, b, PD_Q, w->h, w->qkv, ld, 0);
+    add_lowrank(p, b, PD_K, w->h, w->qkv + h->n * h->width, ld, 0);
+    add_lowrank(p, b, PD_V, w->h, w->qkv + (h->n + h->n_kv) * h->width, ld, 0);
+    while (b.n) {
+        uint32_t side;
+        block part = take_side(r, &b, &side);
+        r->m->k->split(h, part.n, w->qkv + part.row * ld, r->pos + part.row % r->tokens, w->rot,
+                       r->slot + part.row, r->kt, r->v, w->ld);
+    }
 }
 
 /* One head of one task. */
@@ -130,55 +146,65 @@ static void attend_task(void *ctx, size_t i) {
 
 static void o_rows(void *ctx, size_t i) {
     const pass *p = ctx;
-    block b = block_at(p->r, i);
     pd_work *w = p->r->w;
-    add_lowrank(p, &b, PD_O, w->att, w->x, p->r->m->info.width);
+    add_lowrank(p, block_at(p, i), PD_O, w->att, w->x, p->r->m->info.width, 0);
     norm_rows(ctx, i);
 }
 
 void pd_run_attention(const pd_run *r, uint32_t layer) {
     const pd_layer *l = &r->m->layers[layer];
     pd_work *w = r->w;
-    uint32_t rows = r->tokens * r->n_sides;
-    pd_gemm_run(&l->qkv, rows, w->h, w->qkv, false);
-    over_rows(r, layer, NULL, qkv_rows);
-    pass p = {.r = r, .layer = layer};
+    pass p = all_rows(r, layer, l->ffn_norm);
+    pd_gemm_run(&l->qkv, p.rows, w->h, w->qkv, false);
+    over_rows(&p, qkv_rows);
     pd_parallel((size_t)w->n_tasks * r->m->heads.n, attend_task, &p);
-    pd_gemm_run(&l->o, rows, w->att, w->x, true);
-    over_rows(r, layer, l->ffn_norm, o_rows);
+    pd_gemm_run(&l->o, p.rows, w->att, w->x, true);
+    over_rows(&p, o_rows);
 }
 
+/* gu and act begin at the chunk's first row. */
 static void gate_up_rows(void *ctx, size_t i) {
     const pass *p = ctx;
     const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
-    block b = block_at(p->r, i);
+    block b = block_at(p, i);
     uint32_t f = m->info.ff;
-    add_lowrank(p, &b, PD_GATE, w->h, w->gu, 2 * (size_t)f);
-    add_lowrank(p, &b, PD_UP, w->h, w->gu + f, 2 * (size_t)f);
-    m->k->silu(b.n, f, w->gu + b.row * 2 * (size_t)f, pd_row(w->act, b.row, f, m->half), m->half);
+    size_t row = b.row - p->first;
+    void *h = pd_row(w->h, p->first, m->info.width, m->half);
+    add_lowrank(p, b, PD_GATE, h, w->gu, 2 * (size_t)f, p->first);
+    add_lowrank(p, b, PD_UP, h, w->gu + f, 2 * (size_t)f, p->first);
+    m->k->silu(b.n, f, w->gu + row * 2 * f, pd_row(w->act, row, f, m->half), m->half);
 }
 
 static void down_rows(void *ctx, size_t i) {
     const pass *p = ctx;
-    block b = block_at(p->r, i);
     pd_work *w = p->r->w;
-    add_lowrank(p, &b, PD_DOWN, w->act, w->x, p->r->m->info.width);
+    size_t c = p->r->m->info.width;
+    add_lowrank(p, block_at(p, i), PD_DOWN, w->act, w->x + p->first * c, c, p->first);
     if (p->norm)
         norm_rows(ctx, i);
 }
 
 void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
-    const pd_layer *l = &r->m->layers[layer];
+    const pd_model *m = r->m;
+    const pd_layer *l = &m->layers[layer];
     pd_work *w = r->w;
+    bool last = layer + 1 == m->info.n_layers;
+    size_t c = m->info.width;
     uint32_t rows = r->tokens * r->n_sides;
-    pd_gemm_run(&l->gate_up, rows, w->h, w->gu, false);
-    over_rows(r, layer, NULL, gate_up_rows);
-    if (!down)
-        return;
-    pd_gemm_run(&l->down, rows, w->act, w->x, true);
-    bool last = layer + 1 == r->m->info.n_layers;
-    over_rows(r, layer, last ? NULL : r->m->layers[layer + 1].attn_norm, down_rows);
+    for (uint32_t at = 0; at < rows; at += w->ffn_rows) {
+        pass p = {.r = r,
+                  .layer = layer,
+                  .first = at,
+                  .rows = rows - at < w->ffn_rows ? rows - at : w->ffn_rows};
+        p.norm = last ? NULL : m->layers[layer + 1].attn_norm;
+        pd_gemm_run(&l->gate_up, p.rows, pd_row(w->h, at, c, m->half), w->gu, false);
+        over_rows(&p, gate_up_rows);
+        if (!down)
+            continue;
+        pd_gemm_run(&l->down, p.rows, w->act, w->x + at * c, true);
+        over_rows(&p, down_rows);
+    }
 }
 
 void pd_run_body(const pd_run *r) {

@@ -40,8 +40,11 @@ static bool size_work(pd_work *w, const pd_model *m) {
     w->kt = take(w, h->n_kv * (h->width * w->ld + PD_KEYS_PAD) * f, &ok);
     w->v = take(w, (size_t)h->n_kv * w->ld * h->padded * f, &ok);
     w->att = take(w, rows * h->n * h->width * product, &ok);
-    w->gu = take(w, rows * 2 * i->ff * f, &ok);
-    w->act = take(w, rows * i->ff * product, &ok);
+    /* Reverse mode looks at all of them. */
+    w->ffn_rows = w->backward || w->max_rows < PD_FFN_ROWS ? w->max_rows : PD_FFN_ROWS;
+    size_t ffn = pd_gemm_rows(w->ffn_rows);
+    w->gu = take(w, ffn * 2 * i->ff * f, &ok);
+    w->act = take(w, ffn * i->ff * product, &ok);
     w->tasks = take(w, w->max_rows * sizeof(pd_task), &ok);
     w->hs = take(w, predictions * i->width * product, &ok);
     w->singles = take(w, (size_t)w->max_rows * i->width * f, &ok);

@@ -42,8 +42,12 @@ static void products(const pd_model *m, pd_work *w, uint32_t rows, uint32_t pred
     for (uint32_t l = 0; l < m->info.n_layers; l++) {
         pd_gemm_run(&m->layers[l].qkv, rows, w->h, w->qkv, false);
         pd_gemm_run(&m->layers[l].o, rows, w->att, w->x, true);
-        pd_gemm_run(&m->layers[l].gate_up, rows, w->h, w->gu, false);
-        pd_gemm_run(&m->layers[l].down, rows, w->act, w->x, true);
+        for (uint32_t at = 0; at < rows; at += w->ffn_rows) {
+            uint32_t n = rows - at < w->ffn_rows ? rows - at : w->ffn_rows;
+            pd_gemm_run(&m->layers[l].gate_up, n, pd_row(w->h, at, m->info.width, m->half), w->gu,
+                        false);
+            pd_gemm_run(&m->layers[l].down, n, w->act, w->x + at * m->info.width, true);
+        }
     }
     for (uint32_t at = 0; at < predictions; at += PD_HEAD_ROWS)
         for (uint32_t s = 0; s < m->n_slices; s++) {
