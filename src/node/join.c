@@ -164,7 +164,8 @@ static void carry_out(joiner *j, const pd_action *a) {
         take_piece(j, a);
         break;
     case PD_ACT_NOTE:
-        PD_LOG((pd_log_level)a->level, "%s", a->text);
+        /* links and listening are of no use to who waits for the folder */
+        PD_LOG(a->level <= PD_LOG_WARN ? (pd_log_level)a->level : PD_LOG_DEBUG, "%s", a->text);
         break;
     case PD_ACT_MANIFEST:
         take_manifest(j, a);
