@@ -51,6 +51,13 @@ static uint64_t some_time(mesh *m, uint64_t until) {
     return rng_between(&m->r, 5000, until);
 }
 
+/* One of a kind, at some node, with some number.  Drawn one after the other: C leaves the order of arguments open. */
+static void fault_some_time(mesh *m, uint64_t until, enum fault f, uint64_t lo, uint64_t hi) {
+    uint64_t at = some_time(m, until);
+    uint32_t n = (uint32_t)rng_below(&m->r, m->n_nodes);
+    fault_at(m, at, f, n, rng_between(&m->r, lo, hi), 0);
+}
+
 /* A few of the nodes on the one side, one or both ways. */
 static void plan_partition(mesh *m, uint64_t until) {
     uint64_t at = some_time(m, until), side = rng_next(&m->r) & ((1u << m->n_nodes) - 1);
@@ -73,15 +80,15 @@ static void plan(mesh *m, uint64_t until) {
     bool stops = rng_percent(&m->r, 30);
     uint32_t n = m->n_nodes;
     for (uint64_t i = kills ? rng_below(&m->r, 20) : 0; i; i--)
-        fault_at(m, some_time(m, until), F_KILL, 0, rng_next(&m->r), 0);
+        fault_some_time(m, until, F_KILL, 0, UINT64_MAX - 1);
     for (uint64_t i = blocks ? rng_below(&m->r, 4) : 0; i; i--)
         plan_partition(m, until);
     for (uint64_t i = crashes ? rng_below(&m->r, 8) : 0; i; i--)
         plan_crash(m, until, (uint32_t)rng_below(&m->r, n));
     for (uint64_t i = pauses ? rng_below(&m->r, 5) : 0; i; i--)
-        fault_at(m, some_time(m, until), F_PAUSE, (uint32_t)rng_below(&m->r, n), rng_between(&m->r, 100, 70000), 0);
+        fault_some_time(m, until, F_PAUSE, 100, 70000);
     for (uint64_t i = disks ? rng_below(&m->r, 3) : 0; i; i--)
-        fault_at(m, some_time(m, until), F_DISK, (uint32_t)rng_below(&m->r, n), rng_between(&m->r, 1000, 60000), 0);
+        fault_some_time(m, until, F_DISK, 1000, 60000);
     if (restores) {
         uint32_t who = (uint32_t)rng_below(&m->r, n);
         uint64_t at = some_time(m, until / 2), back = at + rng_between(&m->r, 10000, until / 2);
