@@ -130,8 +130,8 @@ static void check_meaning(subject *s) {
     pd_rng rng = {17};
     if (fixed)
         copy_a0(s, a0);
-    compare(s, c, fixed);              /* a new view is the start: for LoRA exactly nothing */
-    for (uint64_t i = 0; i < d; i += d > 200 ? 5 : 1) { /* one coordinate alone */
+    compare(s, c, fixed); /* a new view is the start: for LoRA exactly nothing */
+    for (uint64_t i = 0; i<d; i += d> 200 ? 5 : 1) { /* one coordinate alone */
         a[i] = 1 << s->m.unit_bits;
         c[i] = 1;
         pd_view_set(s->view, a, NULL, 0);
