@@ -6,13 +6,14 @@
 #include <assert.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     FOLLOW_MOST = 1 << 16, /* records folded before anything else is looked at */
     WAIT_MS = 500,
-    QUIET_MS = 3000,          /* nothing new for so long: time to judge what stands */
+    QUIET_MS = 3000, /* nothing new for so long: time to judge what stands */
     DIGEST_MS = 1000,
     CHECKPOINT_MS = 60000,
     HELD_MS = 10000, /* at least this between two held-out losses, */
@@ -43,9 +44,11 @@ struct pd_trainer {
     pd_rng rng;
     uint8_t *signs;
     int32_t *sealed;
-    uint32_t *order; /* of the training records, shuffled each epoch */
-    size_t at;       /* next one */
-    bool lost;       /* the replica does not match the ledger: silent */
+    uint32_t *order;    /* of the training records, shuffled each epoch */
+    size_t at;          /* next one */
+    bool lost;          /* the replica does not match the ledger: silent */
+    bool behind;        /* the ledger holds more than was folded */
+    uint64_t core_step; /* where the core stood when it refused a record */
     uint32_t rising;
     uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_records, checkpoint_records;
 };
@@ -61,35 +64,39 @@ static void judge(pd_trainer *t, double loss) {
         t->status.held_best = loss;
 }
 
+static void say_held(const pd_loss *loss, uint64_t records) {
+    char accuracy[32] = "";
+    if (loss->choices)
+        snprintf(accuracy, sizeof accuracy, ", accuracy %.3f",
+                 (double)loss->correct / (double)loss->choices);
+    pd_info("held-out loss %.4f%s (%llu records in the model)", pd_loss_mean(loss), accuracy,
+            (unsigned long long)records);
+}
+
+/* The held-out loss where the replica stands.  held_at says that it was asked for, also where there
+ * is nothing held out or nothing could be had: who waits for it waits no longer.
+ */
 static void evaluate(pd_trainer *t) {
-    pd_loss loss;
+    pd_loss loss = {0};
     uint64_t began = pd_clock_ms(), records = t->conf.replica->records;
-    if (!t->conf.held.n)
-        return;
     pd_view_set(t->prober.plus, t->conf.replica->a, NULL, 0);
-    pd_err e = pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->prober.plus), &loss);
-    if (e) {
+    if (pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->prober.plus), &loss) != PD_OK)
         pd_warn("no held-out loss: %s", pd_fail_text());
-        return;
-    }
-    double mean = pd_loss_mean(&loss);
     pthread_mutex_lock(&t->lock);
-    if (!t->status.held_first.units) {
-        t->status.held_first = loss;
-        t->status.held_best = mean;
-    }
-    t->status.held_now = loss;
     t->status.held_at = records;
-    judge(t, mean);
+    if (loss.units) {
+        if (!t->status.held_first.units) {
+            t->status.held_first = loss;
+            t->status.held_best = pd_loss_mean(&loss);
+        }
+        t->status.held_now = loss;
+        judge(t, pd_loss_mean(&loss));
+    }
     pthread_mutex_unlock(&t->lock);
     uint64_t took = pd_clock_ms() - began;
     t->held_due_ms = pd_clock_ms() + (took * HELD_SHARE > HELD_MS ? took * HELD_SHARE : HELD_MS);
-    if (loss.choices)
-        pd_info("held-out loss %.4f, accuracy %.3f (%llu records in the model)", mean,
-                (double)loss.correct / (double)loss.choices, (unsigned long long)records);
-    else
-        pd_info("held-out loss %.4f (%llu records in the model)", mean,
-                (unsigned long long)records);
+    if (loss.units)
+        say_held(&loss, records);
 }
 
 static void publish(pd_trainer *t, bool now) {
@@ -145,8 +152,13 @@ static void note_probe(pd_trainer *t, const pd_probe *p, bool finite, double sec
     pthread_mutex_unlock(&t->lock);
 }
 
-/* One direction: probe, byte, fold, speak.  false when no record can be taken now. */
-static bool one_record(pd_trainer *t) {
+/* Not so many bytes wait for their seal that another one would be lost. */
+static bool has_room(const pd_replica *r) {
+    return r->n_pending < PD_REPLICA_PENDING_MAX;
+}
+
+/* One direction: probe, byte, fold, speak. */
+static void one_record(pd_trainer *t) {
     const pd_manifest *m = t->conf.manifest;
     pd_replica *r = t->conf.replica;
     uint64_t step = pd_replica_next_step(r), began = pd_clock_us();
@@ -155,17 +167,17 @@ static bool one_record(pd_trainer *t) {
     pd_direction_seed(r->replay.run, &r->author[r->own], step, seed);
     pd_direction_signs(seed, t->signs, r->d);
     pd_probe_at(&t->prober, r->a, t->signs, (float)pd_fixed_value(m->eps), &p);
-    bool finite = isfinite(p.g), taken = false;
+    bool finite = isfinite(p.g);
     if (finite) {
         uint8_t byte = pd_byte_encode(p.g, pd_fixed_value(m->scale), pd_rng_uniform(&t->rng));
-        taken = pd_replica_add(r, byte);
-        if (taken)
-            t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
+        bool taken = pd_replica_add(r, byte);
+        assert(taken); /* has_room */
+        (void)taken;
+        t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
     } else {
         pd_warn("a loss is not finite: no record from this batch");
     }
-    note_probe(t, &p, finite && taken, (double)(pd_clock_us() - began) / 1e6);
-    return !finite || taken;
+    note_probe(t, &p, finite, (double)(pd_clock_us() - began) / 1e6);
 }
 
 static void train(pd_trainer *t) {
@@ -175,15 +187,35 @@ static void train(pd_trainer *t) {
         t->lost = true;
         return;
     }
+    pd_replica *r = t->conf.replica;
     for (uint32_t k = 0;
-         k < t->conf.probes && pd_replica_next_step(t->conf.replica) < t->conf.records; k++)
-        if (!one_record(t))
-            break;
+         k < t->conf.probes && pd_replica_next_step(r) < t->conf.records && has_room(r); k++)
+        one_record(t);
 }
 
 /* ---- the loop
  * -------------------------------------------------------------------------------------------------------
  */
+
+/* Speak as this author; where the core stood with another one says nothing about it. */
+static void take_voice(pd_trainer *t, const pd_author *author) {
+    pd_replica *r = t->conf.replica;
+    uint32_t was = r->own;
+    if (pd_replica_own(r, t->conf.ledger, author) != PD_OK) {
+        pd_error("training stops: %s", pd_fail_text());
+        t->lost = true;
+    } else if (r->own != was) {
+        t->core_step = 0;
+    }
+}
+
+/* Can a record made now be the core's next one?  Not while the ledger has more to fold, nor while
+ * the core stands further on than the replica: what it took from us and we took back comes sealed.
+ */
+static bool in_step(const pd_trainer *t) {
+    const pd_replica *r = t->conf.replica;
+    return !t->behind && has_room(r) && pd_replica_next_step(r) >= t->core_step;
+}
 
 /* Take what others left for the thread; returns whether it should end. */
 static bool take_orders(pd_trainer *t, bool *may) {
@@ -198,14 +230,13 @@ static bool take_orders(pd_trainer *t, bool *may) {
     t->refused = t->news = t->resumed = false;
     pthread_mutex_unlock(&t->lock);
 
-    if (refused)
+    if (speak)
+        take_voice(t, &author);
+    if (refused) {
         pd_replica_take_back(r, refused_step);
-    *may = speak && !pause && !t->lost && t->rising < RISING_MOST;
-    if (speak && pd_replica_own(r, t->conf.ledger, &author) != PD_OK) {
-        pd_error("training stops: %s", pd_fail_text());
-        t->lost = true;
-        *may = false;
+        t->core_step = refused_step;
     }
+    *may = speak && !pause && !t->lost && t->rising < RISING_MOST;
     if (question) {
         question(t->question_ctx, r, t->conf.space);
         pthread_mutex_lock(&t->lock);
@@ -217,6 +248,7 @@ static bool take_orders(pd_trainer *t, bool *may) {
 
 static void follow(pd_trainer *t) {
     uint64_t folded = 0;
+    t->behind = false;
     pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
     if (e == PD_EMISMATCH) {
         /* The log was continued by what we had said before a crash or elsewhere: that is what
@@ -226,6 +258,8 @@ static void follow(pd_trainer *t) {
     } else if (e && !t->lost) {
         pd_error("replay stops: %s", pd_fail_text());
         t->lost = true;
+    } else {
+        t->behind = folded == FOLLOW_MOST;
     }
 }
 
@@ -263,10 +297,11 @@ static void *run(void *arg) {
         uint64_t before = r->records;
         follow(t);
         bool more = r->own == UINT32_MAX || pd_replica_next_step(r) < t->conf.records;
+        may = may && in_step(t);
         pthread_mutex_lock(&t->lock);
         t->status.state = state_of(t, may, more);
         pthread_mutex_unlock(&t->lock);
-        publish(t, !may || !more);
+        publish(t, (!may || !more) && !t->behind);
         if (may && more) {
             if (pd_clock_ms() >= t->held_due_ms)
                 evaluate(t);
