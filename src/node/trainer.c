@@ -225,6 +225,8 @@ static bool take_orders(pd_trainer *t, bool *may) {
     uint64_t refused_step = t->refused_step;
     pd_author author = t->author;
     pd_trainer_question *question = t->question;
+    void *question_ctx = t->question_ctx;
+    t->question = NULL; /* who gets the answer may ask the next one at once */
     if (t->resumed)
         t->rising = 0;
     t->refused = t->news = t->resumed = false;
@@ -237,12 +239,8 @@ static bool take_orders(pd_trainer *t, bool *may) {
         t->core_step = refused_step;
     }
     *may = speak && !pause && !t->lost && t->rising < RISING_MOST;
-    if (question) {
-        question(t->question_ctx, r, t->conf.space);
-        pthread_mutex_lock(&t->lock);
-        t->question = NULL;
-        pthread_mutex_unlock(&t->lock);
-    }
+    if (question)
+        question(question_ctx, r, t->conf.space);
     return stop;
 }
 
