@@ -74,8 +74,8 @@ void pd_net_free(pd_net *net);
 pd_addr pd_net_listening(const pd_net *net);
 
 /* Who may come in.  A member by its Ed25519 key; a guest by its one-time CURVE key, under a number
- * (not 0) of the caller's, as often as it likes until denied.  Denying a member closes its sessions;
- * denying an invite leaves the running session, in which the guest is just being welcomed.
+ * (not 0) of the caller's, as often as it likes until denied.  Denying a member closes its
+ * sessions; denying an invite leaves the running session, in which the guest is being welcomed.
  * Errors: PD_EAUTH (no valid key), PD_ENOMEM.
  */
 PD_CHECKED pd_err pd_net_allow(pd_net *net, const uint8_t ed_pub[32]);

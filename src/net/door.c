@@ -106,7 +106,7 @@ static void url_of(const pd_addr *a, char url[PD_ADDR_TEXT + 8]) {
     snprintf(url, PD_ADDR_TEXT + 8, "tcp://%s", text);
 }
 
-/* ---- open and close -------------------------------------------------------------------------- */
+/* ---- open and close ---- */
 
 pd_err pd_door_open(bool thin, uint32_t calls, pd_door **out) {
     pd_door *d = calloc(1, sizeof *d);
@@ -190,7 +190,7 @@ pd_err pd_door_listen(pd_door *d, const uint8_t curve_sec[32], pd_addr *at) {
     return pd_door_reopen(d, at);
 }
 
-/* ---- the gate: ZAP, RFC 27 -------------------------------------------------------------------- */
+/* ---- the gate: ZAP, RFC 27 ---- */
 
 bool pd_door_asked(pd_door *d, uint8_t curve[32]) {
     uint8_t part[ZAP_PARTS][ZAP_PART_BYTES];
@@ -225,7 +225,7 @@ void pd_door_answer(pd_door *d, pd_verdict v, const char *user) {
     zmq_send(d->zap, "", 0, 0);
 }
 
-/* ---- frames ----------------------------------------------------------------------------------- */
+/* ---- frames ---- */
 
 bool pd_door_ended(pd_door *d, int *fd) {
     uint16_t event;
@@ -280,7 +280,7 @@ pd_err pd_call_send(pd_call *c, const void *p, size_t n) {
     return sent(zmq_send(c->socket, p, n, ZMQ_DONTWAIT));
 }
 
-/* ---- calls ------------------------------------------------------------------------------------- */
+/* ---- calls ---- */
 
 pd_err pd_call_open(pd_door *d, const pd_addr *to, const uint8_t server[32], const uint8_t pub[32],
                     const uint8_t sec[32], uint64_t id, pd_call *out) {
@@ -336,7 +336,7 @@ pd_call_news pd_call_next(pd_call *c) {
     }
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------ */
+/* ---- waiting ---- */
 
 static zmq_pollitem_t on(void *socket) {
     return (zmq_pollitem_t){.socket = socket, .events = ZMQ_POLLIN};

@@ -69,7 +69,7 @@ struct pd_net {
     pd_net_stats stats;
 };
 
-/* ---- descriptors ------------------------------------------------------------------------------ */
+/* ---- descriptors ---- */
 
 static pd_addr addr_of_fd(int fd) {
     struct sockaddr_storage ss;
@@ -127,7 +127,7 @@ static void watch_files(pd_net *net, uint64_t now) {
     net->stats.listening = !net->shut;
 }
 
-/* ---- sessions ------------------------------------------------------------------------------- */
+/* ---- sessions ---- */
 
 static session *session_find(pd_net *net, uint64_t id) {
     for (size_t i = 0; i < net->sessions_max; i++)
@@ -208,7 +208,7 @@ static bool frame_event(pd_net *net, const session *s, pd_net_event *out) {
     return true;
 }
 
-/* ---- open and close -------------------------------------------------------------------------- */
+/* ---- open and close ---- */
 
 pd_err pd_net_open(const pd_net_conf *conf, pd_net **out) {
     pd_net *net = calloc(1, sizeof *net);
@@ -269,7 +269,7 @@ void pd_net_stats_get(const pd_net *net, pd_net_stats *out) {
     }
 }
 
-/* ---- the gate -------------------------------------------------------------------------------- */
+/* ---- the gate ---- */
 
 pd_err pd_net_allow(pd_net *net, const uint8_t ed_pub[32]) {
     uint8_t curve[32];
@@ -314,7 +314,7 @@ static void answer_gate(pd_net *net, uint64_t now) {
     }
 }
 
-/* ---- dial, send, close ------------------------------------------------------------------------ */
+/* ---- dial, send, close ---- */
 
 pd_err pd_net_dial(pd_net *net, const pd_addr *addr, const uint8_t peer[32], const uint8_t *guest,
                    uint64_t *id) {
@@ -383,7 +383,7 @@ void pd_net_close(pd_net *net, uint64_t id) {
     s->deadline_ms = pd_clock_ms() + PD_DOOR_LINGER_MS;
 }
 
-/* ---- those who dialled us --------------------------------------------------------------------- */
+/* ---- those who dialled us ---- */
 
 static void take_ends(pd_net *net) {
     for (int fd; pd_door_ended(net->door, &fd);)
@@ -460,7 +460,7 @@ static bool inbound_next(pd_net *net, pd_net_event *out, bool *more) {
     return event_of(s, PD_NET_UP, out);
 }
 
-/* ---- the turn ---------------------------------------------------------------------------------- */
+/* ---- the turn ---- */
 
 /* Read what is new of a dial; true: the session is up, *out is filled. */
 static bool call_news(pd_net *net, session *s, pd_net_event *out) {

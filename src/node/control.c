@@ -38,7 +38,7 @@ struct pd_control {
     client clients[PD_CONTROL_CLIENTS];
 };
 
-/* ---- the socket's name ---------------------------------------------------------------------- */
+/* ---- the socket's name ---- */
 
 /* The address of DIR/control.sock.  A path too long for sun_path goes through a descriptor of the
  * folder: *dir_fd, which the caller closes (or -1).
@@ -64,7 +64,7 @@ static void close_if(int fd) {
         close(fd);
 }
 
-/* ---- server: open and close ------------------------------------------------------------------ */
+/* ---- server: open and close ---- */
 
 /* Does a living process listen there? */
 static bool answers(const struct sockaddr_un *un) {
@@ -130,7 +130,7 @@ static void client_drop(client *k) {
     *k = (client){.fd = -1};
 }
 
-/* ---- server: replies -------------------------------------------------------------------------- */
+/* ---- server: replies ---- */
 
 /* One word for each code, in its order; part of the protocol. */
 static const char *const code_names[] = {
@@ -193,7 +193,7 @@ static void client_reply(client *k, pd_err code, cJSON *reply) {
     client_write(k);
 }
 
-/* ---- server: requests -------------------------------------------------------------------------- */
+/* ---- server: requests ---- */
 
 static void answer(pd_control *c, client *k, const char *line, size_t n) {
     cJSON *request = cJSON_ParseWithLength(line, n), *reply = cJSON_CreateObject();
@@ -344,7 +344,7 @@ void pd_control_close(pd_control *c) {
     free(c);
 }
 
-/* ---- client ----------------------------------------------------------------------------------- */
+/* ---- client ---- */
 
 bool pd_control_runs(const char *dir) {
     struct sockaddr_un un;

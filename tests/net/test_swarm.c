@@ -40,7 +40,7 @@ typedef struct node {
 static node nodes[NODES];
 static uint8_t the_basis[BASIS];
 
-/* ---- the driver ------------------------------------------------------------------------------- */
+/* ---- the driver ---- */
 
 static void sign(void *ctx, const void *msg, size_t n, uint8_t sig[64]) {
     pd_sign(&((node *)ctx)->id, msg, n, sig);
@@ -225,7 +225,7 @@ static bool run_until(unsigned mask, condition *cond, void *arg) {
     return true;
 }
 
-/* ---- starting nodes ----------------------------------------------------------------------------- */
+/* ---- starting nodes ---- */
 
 static void node_init(node *x, uint8_t seed) {
     uint8_t s[32];
@@ -347,7 +347,7 @@ static void join(node *x, node *host, unsigned others, uint64_t invite, uint32_t
     step(x, &e);
 }
 
-/* ---- what is waited for --------------------------------------------------------------------------- */
+/* ---- what is waited for ---- */
 
 static unsigned waiting; /* the nodes that a condition looks at */
 static uint64_t wanted;
