@@ -3,8 +3,11 @@
  *
  *   data > tokens > LOSS PAIR > byte > ledger > gossip > replay > WEIGHTS
  *
- *   W = W0 + U1 C1 V1 (the start adapter, fixed) + U2 a V2 (trained)          U (r, out), V (r,
- * in), C1 (r1, r1)
+ *   W = W0 + U1 C1 V1 (the start adapter, fixed) + U2 (D2 . a) V2 (trained)
+ *                                 U (r, out), V (r, in), C1 (r1, r1), D2 and a (r2, r2)
+ *
+ * D2, element by element, is the scale of each coordinate: one over the spread of its gradient from
+ * record to record, so that the noise of a probe is shared evenly (calibrate.h).
  *
  * Vectors are int8 with one float32 scale each; everybody computes with the stored values, so
  * nobody but the founder needs a backward pass.  The file's BLAKE2b-256 stands in the manifest.
@@ -12,8 +15,9 @@
  *
  *   "PDBASIS1" | n_layers u32 | targets u32 (bit t: target t) | start rank r1 u32 | rank r2 u32
  *   per layer, per target of the mask:  out u32 | in u32
- *       | r1 x (scale f32, out x i8) | r1 x (scale f32, in x i8) | r1*r1 x f32 (C1, row i = left
- * vector i) | r2 x (scale f32, out x i8) | r2 x (scale f32, in x i8)
+ *       | r1 x (scale f32, out x i8) | r1 x (scale f32, in x i8)
+ *       | r1*r1 x f32 (C1, row i = left vector i)
+ *       | r2 x (scale f32, out x i8) | r2 x (scale f32, in x i8) | r2*r2 x f32 (D2, as C1)
  */
 #ifndef PEERD_BASIS_H
 #define PEERD_BASIS_H
@@ -24,7 +28,7 @@
 typedef struct pd_basis_matrix {
     uint32_t out, in;
     float *u1, *v1, *c1; /* (r1, out), (r1, in), (r1, r1); NULL where r1 = 0 */
-    float *u2, *v2;      /* (r2, out), (r2, in) */
+    float *u2, *v2, *d2; /* (r2, out), (r2, in), (r2, r2) */
 } pd_basis_matrix;
 
 typedef struct pd_basis {
@@ -32,7 +36,7 @@ typedef struct pd_basis {
     pd_basis_matrix *at; /* (n_layers * PD_TARGETS); out = 0 where the mask has no bit */
 } pd_basis;
 
-/* An empty (all zero) basis for a model.  Errors: PD_ENOMEM, PD_EUSAGE (rank
+/* An empty basis for a model: all zero, every scale one.  Errors: PD_ENOMEM, PD_EUSAGE (rank
  * outside 1..PD_RANK_MAX, no target). */
 PD_CHECKED pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1,
                                uint32_t r2, pd_basis **out);

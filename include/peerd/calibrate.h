@@ -10,6 +10,13 @@
  * directions in which batches differ, not only their mean.  warm_steps = 0 gives the plain single
  * basis.
  *
+ * Scales. Along most coordinates records pull against each other (the bias of a label, say) and a
+ * probe reads mostly that noise. What a step gains is quadratic in the signal, what it loses is
+ * noise times curvature, so coordinates are scaled by one over the spread that their gradient has
+ * between records: D2 = var^(-1/2), a diagonal Fisher scaling, damped, its total kept. Measured on
+ * four-desks (SmolLM2, 32 sentences, at the start adapter), expected gain of a first step, nats:
+ * 5e-5 at rank 2 and 1.7e-4 at rank 4 without it, 4.9e-4 and 9.6e-4 with it.
+ *
  * Singular vectors by randomised subspace iteration [2] on A = sum_b G_b G_b^T (left) and sum_b
  * G_b^T G_b (right), where G_b = dY_b^T X_b is never formed: only products with k = r + 6 columns.
  * One pass over the data an iteration.
@@ -28,12 +35,13 @@ typedef struct pd_calibrate_opts {
     uint32_t rank, targets;
     int warm_steps;      /* steps of the start adapter, PD_WARM_CHOOSE, or 0 for none */
     float warm_lr;       /* of Adam */
+    float whiten;        /* D2 = (variance between records)^(-whiten / 2); 0: all alike */
     unsigned groups;     /* batch gradients stacked for the second basis */
     uint32_t max_tokens; /* of one backward pass: bounds memory */
     uint64_t seed;
 } pd_calibrate_opts;
 extern const pd_calibrate_opts
-    pd_calibrate_defaults; /* rank 2, all targets, chosen steps, 5e-3, 4 groups, 1,024 tokens */
+    pd_calibrate_defaults; /* rank 4, all targets, chosen steps, 5e-3, whiten 1, 4 groups, 1,024 tokens */
 
 typedef struct pd_calibrate_report {
     double loss_before,

@@ -2,7 +2,7 @@
  *
  *   data > tokens > LOSS PAIR > byte > ledger > gossip > REPLAY > WEIGHTS
  *
- *   aligned   C_t = a_t (r, r) per target matrix:   dW_t = U1 C1 V1 + U2 a_t V2       coordinate
+ *   aligned   C_t = a_t (r, r) per target matrix:   dW_t = U1 C1 V1 + U2 (D2 . a_t) V2    coordinate
  * (i, j): left i, right j lora      A_t = A0_t + a (r, in), B_t = a (r, out):  dW_t = alpha / r
  * B_t^T A_t    A's coordinates first, then B's
  *

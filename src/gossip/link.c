@@ -166,7 +166,8 @@ static void measure(pd_core *c, pd_link *l) {
     l->rate = l->rate ? (uint32_t)((3 * (uint64_t)l->rate + rate) / 4) : (uint32_t)rate;
     l->rate_ms = c->now;
     l->rate_acked = l->acked;
-    uint64_t rtt = l->rtt_ms ? l->rtt_ms : 100;
+    /* An answer waits for its frame: without that the window of a fast link would stay at its least. */
+    uint64_t rtt = (l->rtt_ms ? l->rtt_ms : 100) + PD_FRAME_MS;
     uint64_t window = 2 * (uint64_t)l->rate * rtt / 1000;
     l->window = (uint32_t)(window < PD_WINDOW_MIN ? PD_WINDOW_MIN : window > PD_WINDOW_MAX ? PD_WINDOW_MAX : window);
 }

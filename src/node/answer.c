@@ -29,8 +29,7 @@ static void add_addr(cJSON *array, const pd_addr *a) {
     cJSON_AddItemToArray(array, cJSON_CreateString(text));
 }
 
-/* ---- invite
- * -------------------------------------------------------------------------------------- */
+/* ---- invite ---- */
 
 /* Members that have not left, this node among them. */
 static uint32_t places_taken(const pd_node *n) {
@@ -154,8 +153,7 @@ static pd_err invite(void *ctx, uint64_t call, const cJSON *request, cJSON *repl
     return e;
 }
 
-/* ---- the rest
- * ------------------------------------------------------------------------------------ */
+/* ---- the rest ---- */
 
 static pd_err join(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)call;
@@ -253,8 +251,7 @@ static pd_err log_lines(void *ctx, uint64_t call, const cJSON *request, cJSON *r
     return PD_OK;
 }
 
-/* ---- open, close, every turn
- * --------------------------------------------------------------------- */
+/* ---- open, close, every turn ---- */
 
 static const pd_control_entry table[] = {
     {"status", pd_answer_status},

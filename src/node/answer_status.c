@@ -14,8 +14,7 @@ enum {
     FRAME_OVERHEAD = 35 + 52 + 26,
 };
 
-/* ---- rates --------------------------------------------------------------------------------------
- */
+/* ---- rates ---- */
 
 static void measure(pd_rate *r, uint64_t now, uint64_t in, uint64_t out) {
     if (r->at_ms && now > r->at_ms) {
@@ -40,8 +39,7 @@ void pd_answer_rates(pd_node *n) {
         measure(&n->peer_rate[i], now, p.bytes_in, p.bytes_out);
 }
 
-/* ---- small pieces of JSON
- * ------------------------------------------------------------------------ */
+/* ---- small pieces of JSON ---- */
 
 static void add_hex(cJSON *j, const char *name, const uint8_t *p, size_t n) {
     char text[2 * PD_KEY_BYTES + 1];
@@ -71,8 +69,7 @@ static void add_addr(cJSON *j, const char *name, const pd_addr *a) {
     cJSON_AddStringToObject(j, name, text);
 }
 
-/* ---- parts of the reply
- * -------------------------------------------------------------------------- */
+/* ---- parts of the reply ---- */
 
 static void add_run(const pd_site *s, cJSON *reply) {
     add_hex(reply, "run", s->run, 32);

@@ -34,8 +34,7 @@ typedef struct join {
     pd_joined joined;
 } join;
 
-/* ---- before anyone is asked
- * ---------------------------------------------------------------------- */
+/* ---- before anyone is asked ---- */
 
 /* A node is there already: of which run? */
 static pd_err already(const char *dir, const pd_ticket *t) {
@@ -122,8 +121,7 @@ static pd_err look_first(join *x, const char *dir) {
     return e ? e : try_data(x, x->config.heldout);
 }
 
-/* ---- the folder
- * ---------------------------------------------------------------------------------- */
+/* ---- the folder ---- */
 
 static pd_err open_aside(join *x) {
     snprintf(x->aside, sizeof x->aside, "%s.joining-XXXXXX", x->dir);
@@ -195,8 +193,7 @@ static pd_err write_node(join *x) {
     return e ? e : put_in_place(x);
 }
 
-/* ---- the command
- * --------------------------------------------------------------------------------- */
+/* ---- the command ---- */
 
 /* The run has counted this node in by now. */
 static pd_err check_model(void *ctx, const pd_manifest *m) {

@@ -47,6 +47,7 @@ int pd_cmd_run(int argc, char **argv) {
     if (!e && pd_control_runs(dir))
         e = pd_fail(PD_EBUSY, "a peerd runs on %s already (see: peerctl -d %s status)", dir, dir);
     opts.threads = threads;
+    pd_node_hold_signals();
     if (!e)
         e = pd_site_open(dir, PD_SITE_DATA, &opts, &site);
     if (e) {

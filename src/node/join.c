@@ -54,8 +54,7 @@ static void fail(joiner *j, pd_err e, const char *text) {
     snprintf(j->text, sizeof j->text, "%s", text);
 }
 
-/* ---- actions
- * ------------------------------------------------------------------------------------- */
+/* ---- actions ---- */
 
 static void defer(joiner *j, const pd_event *e) {
     assert(j->n_deferred < DEFERRED_MAX);
@@ -187,8 +186,7 @@ static void carry_out(joiner *j, const pd_action *a) {
     }
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------ */
+/* ---- the loop ---- */
 
 static void one_step(joiner *j, const pd_event *e) {
     uint64_t now = pd_clock_ms();
@@ -245,8 +243,7 @@ static void turn(joiner *j) {
         fail(j, PD_EGONE, "stopped before the node was made");
 }
 
-/* ---- two phases
- * ---------------------------------------------------------------------------------- */
+/* ---- two phases ---- */
 
 static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
     pd_sign(((joiner *)ctx)->id, msg, size, sig);

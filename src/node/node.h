@@ -84,7 +84,11 @@ typedef struct pd_node {
     void *question; /* of answer.c: being answered by the trainer */
 } pd_node;
 
-/* Run until stopped; the process' exit status.  site is borrowed. */
+/* Keep SIGTERM and SIGINT for the loop.  Before the model is opened: its pool's threads inherit the mask, and a signal that
+ * one of them took would end the process unsealed.
+ */
+void pd_node_hold_signals(void);
+/* Run until stopped, signals held; the process' exit status.  site is borrowed. */
 int pd_node_run(pd_site *site, const pd_run_opts *opts);
 
 /* loop.c: one event through the core, its actions carried out, and whatever these made. */

@@ -20,8 +20,7 @@ typedef struct question {
     cJSON *reply;
 } question;
 
-/* ---- on the trainer's thread
- * --------------------------------------------------------------------- */
+/* ---- on the trainer's thread ---- */
 
 static void answer(question *q, pd_err e) {
     pd_mail m = {.kind = PD_MAIL_ANSWER, .answer = q};
@@ -147,8 +146,7 @@ static void export(void *ctx, pd_replica *r, const pd_space *space) {
     answer(q, e);
 }
 
-/* ---- on the loop
- * --------------------------------------------------------------------------------- */
+/* ---- on the loop ---- */
 
 static void question_free(question *q) {
     if (q)

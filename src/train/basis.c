@@ -40,6 +40,9 @@ pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1, ui
         x->c1 = zeros((size_t)r1 * r1, &ok);
         x->u2 = zeros((size_t)r2 * x->out, &ok);
         x->v2 = zeros((size_t)r2 * x->in, &ok);
+        x->d2 = zeros((size_t)r2 * r2, &ok);
+        for (uint32_t i = 0; ok && i < r2 * r2; i++)
+            x->d2[i] = 1;
     }
     if (!ok) {
         pd_basis_free(b);
@@ -59,6 +62,7 @@ void pd_basis_free(pd_basis *b) {
         free(x->c1);
         free(x->u2);
         free(x->v2);
+        free(x->d2);
     }
     free(b->at);
     free(b);
@@ -98,6 +102,16 @@ static float get_f32(pd_reader *r) {
     return f;
 }
 
+static void put_numbers(pd_writer *w, const float *x, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        put_f32(w, x[i]);
+}
+
+static void get_numbers(pd_reader *r, float *x, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = get_f32(r);
+}
+
 static void put_vectors(pd_writer *w, const float *x, uint32_t count, uint32_t n) {
     for (uint32_t k = 0; k < count; k++, x += n) {
         float scale = scale_of(x, n);
@@ -123,7 +137,7 @@ static size_t file_bytes(const pd_basis *b) {
     for (size_t m = 0; m < (size_t)b->n_layers * PD_TARGETS; m++)
         if (has(b, m))
             n += 8 + (size_t)(b->r1 + b->r2) * (8 + b->at[m].out + b->at[m].in) +
-                 (size_t)b->r1 * b->r1 * 4;
+                 ((size_t)b->r1 * b->r1 + (size_t)b->r2 * b->r2) * 4;
     return n;
 }
 
@@ -146,10 +160,10 @@ pd_err pd_basis_write(const pd_basis *b, uint8_t **out, size_t *n) {
         pd_put_u32(&w, x->in);
         put_vectors(&w, x->u1, b->r1, x->out);
         put_vectors(&w, x->v1, b->r1, x->in);
-        for (uint32_t i = 0; i < b->r1 * b->r1; i++)
-            put_f32(&w, x->c1[i]);
+        put_numbers(&w, x->c1, b->r1 * b->r1);
         put_vectors(&w, x->u2, b->r2, x->out);
         put_vectors(&w, x->v2, b->r2, x->in);
+        put_numbers(&w, x->d2, b->r2 * b->r2);
     }
     assert(w.ok && w.p == w.end);
     *out = p;
@@ -170,10 +184,10 @@ static pd_err get_matrices(pd_reader *r, pd_basis *b) {
                 m / PD_TARGETS, pd_target_names[m % PD_TARGETS], rows, cols, x->out, x->in);
         get_vectors(r, x->u1, b->r1, x->out);
         get_vectors(r, x->v1, b->r1, x->in);
-        for (uint32_t i = 0; i < b->r1 * b->r1; i++)
-            x->c1[i] = get_f32(r);
+        get_numbers(r, x->c1, b->r1 * b->r1);
         get_vectors(r, x->u2, b->r2, x->out);
         get_vectors(r, x->v2, b->r2, x->in);
+        get_numbers(r, x->d2, b->r2 * b->r2);
     }
     return PD_OK;
 }

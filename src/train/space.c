@@ -221,16 +221,16 @@ static inline float coord(const source *s, uint64_t i) {
     return x;
 }
 
-/* up2[j] = sum_i c_ij u2[i] */
+/* up2[j] = sum_i d_ij c_ij u2[i] */
 static void set_aligned(const pd_space *s, size_t k, const source *src, float *up) {
     const matrix *x = &s->at[k];
-    const float *u2 = s->basis->at[k].u2;
+    const float *u2 = s->basis->at[k].u2, *d2 = s->basis->at[k].d2;
     uint32_t r = s->rank;
     up += (size_t)s->start * x->out;
     memset(up, 0, (size_t)r * x->out * sizeof *up);
     for (uint32_t i = 0; i < r; i++)
         for (uint32_t j = 0; j < r; j++) {
-            float c = coord(src, x->first + (uint64_t)i * r + j);
+            float c = d2[i * r + j] * coord(src, x->first + (uint64_t)i * r + j);
             const float *u = u2 + (size_t)i * x->out;
             float *y = up + (size_t)j * x->out;
             for (uint32_t o = 0; o < x->out; o++)
@@ -297,10 +297,13 @@ void pd_view_grad(const pd_view *v, uint32_t layer, pd_target t, uint32_t rows, 
     assert(p); /* a few hundred kilobytes beside the gigabyte that the backward pass holds */
     grad += m->first;
     if (s->kind == PD_SPACE_ALIGNED) {
-        /* dC = (dY U^T)^T (X V^T) */
+        /* dC = D . (dY U^T)^T (X V^T) */
+        float dc[PD_RANK_MAX * PD_RANK_MAX];
         project(rows, r, m->out, dy, s->basis->at[k].u2, p);
         project(rows, r, m->in, x, s->basis->at[k].v2, q);
-        pd_gemm(true, false, r, r, rows, 1.0f, p, q, 1.0f, grad);
+        pd_gemm(true, false, r, r, rows, 1.0f, p, q, 0.0f, dc);
+        for (uint32_t i = 0; i < r * r; i++)
+            grad[i] += s->basis->at[k].d2[i] * dc[i];
     } else {
         /* dA = (dY up^T)^T X,  dB = factor (X down^T)^T dY */
         project(rows, r, m->out, dy, v->at[k].up, p);

@@ -26,7 +26,7 @@ typedef struct options {
     uint32_t rank, batch, every;
     int warm;
     unsigned groups;
-    double lr, eps, scale, clip;
+    double lr, eps, scale, clip, whiten;
     uint64_t bytes, seed;
     uint32_t adam, alone, capture, lag;
     double adam_lr;
@@ -69,6 +69,7 @@ static void calibrate(bench_state *b) {
     co.rank = b->o.rank;
     co.warm_steps = b->o.warm;
     co.groups = b->o.groups;
+    co.whiten = (float)b->o.whiten;
     co.seed = b->o.seed;
     check(pd_calibrate(b->model, b->calibration, &co, &b->basis, &r));
     printf("calibration %.1f s: loss %.3f -> %.3f, accuracy %.3f -> %.3f, %d warm-up steps; unseen "
@@ -204,17 +205,16 @@ static void usage(void) {
 }
 
 static options parse(int argc, char **argv) {
-    static const struct option longs[] = {{"model", 1, 0, 'm'},   {"calibrate", 1, 0, 'c'},
-                                          {"test", 1, 0, 't'},    {"rank", 1, 0, 'r'},
-                                          {"warm", 1, 0, 'w'},    {"groups", 1, 0, 'g'},
-                                          {"lr", 1, 0, 'l'},      {"eps", 1, 0, 'e'},
-                                          {"clip", 1, 0, 'k'},    {"bytes", 1, 0, 'b'},
-                                          {"batch", 1, 0, 'B'},   {"every", 1, 0, 'E'},
-                                          {"seed", 1, 0, 's'},    {"adam", 1, 0, 'a'},
-                                          {"alone", 0, 0, 'A'},   {"capture", 0, 0, 'C'},
-                                          {"adam-lr", 1, 0, 'L'}, {"f32", 0, 0, 'f'},
-                                          {"lag", 1, 0, 'G'},     {0, 0, 0, 0}};
-    options o = {.rank = 2,
+    static const struct option longs[] = {
+        {"model", 1, 0, 'm'},   {"calibrate", 1, 0, 'c'}, {"test", 1, 0, 't'},
+        {"rank", 1, 0, 'r'},    {"warm", 1, 0, 'w'},      {"groups", 1, 0, 'g'},
+        {"lr", 1, 0, 'l'},      {"eps", 1, 0, 'e'},       {"clip", 1, 0, 'k'},
+        {"bytes", 1, 0, 'b'},   {"batch", 1, 0, 'B'},     {"every", 1, 0, 'E'},
+        {"seed", 1, 0, 's'},    {"adam", 1, 0, 'a'},      {"alone", 0, 0, 'A'},
+        {"capture", 0, 0, 'C'}, {"adam-lr", 1, 0, 'L'},   {"f32", 0, 0, 'f'},
+        {"lag", 1, 0, 'G'},     {"whiten", 1, 0, 'W'},    {0, 0, 0, 0}};
+    options o = {.rank = 4,
+                 .whiten = 1,
                  .batch = 16,
                  .every = 25,
                  .warm = PD_WARM_CHOOSE,
@@ -275,6 +275,9 @@ static options parse(int argc, char **argv) {
             break;
         case 'L':
             o.adam_lr = x;
+            break;
+        case 'W':
+            o.whiten = x;
             break;
         case 'G':
             o.lag = (uint32_t)x;
