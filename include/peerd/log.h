@@ -22,8 +22,8 @@ typedef struct pd_log_site {
 /* Speak up to and including `level`; the default is PD_LOG_INFO. */
 void pd_log_set(pd_log_level level);
 
-/* Give every line that is said to `fn` as well, without its newline; NULL ends that.  fn runs under the log's
- * lock, on any thread: it must be quick and must not log.
+/* Give every line that is said to `fn` as well, without its newline; NULL ends that.  fn runs under
+ * the log's lock, on any thread: it must be quick and must not log.
  */
 void pd_log_tap(void (*fn)(void *ctx, const char *line), void *ctx);
 

@@ -9,7 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BURST = 5, WINDOW_MS = 10000, PROGRESS_MS = 100, TEXT_BYTES = 1024, LINE_BYTES = TEXT_BYTES + 32 };
+enum { BURST = 5, WINDOW_MS = 10000, PROGRESS_MS = 100 };
+enum { TEXT_BYTES = 1024, LINE_BYTES = TEXT_BYTES + 32 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pd_log_level max_level = PD_LOG_INFO;

@@ -25,8 +25,7 @@ static pid_t child;
         ck_assert_msg(ck_e == PD_OK, "%s", pd_fail_text());                                        \
     } while (0)
 
-/* ---- a node
- * -------------------------------------------------------------------------------------- */
+/* ---- a node ---- */
 
 static void in_dir(char out[128], const char *name) {
     snprintf(out, 128, "%s/%s", dir, name);
@@ -130,8 +129,7 @@ static void finish(void) {
     ck_assert_int_eq(system(cmd), 0);
 }
 
-/* ---- asking
- * -------------------------------------------------------------------------------------- */
+/* ---- asking ---- */
 
 /* Ask a request given as JSON; gives the reply, or NULL and *e. */
 static cJSON *try(const char *request, pd_err *e) {
@@ -182,8 +180,7 @@ static cJSON *wait_for(const char *state, double records) {
     ck_abort_msg("never %s with %.0f records", state, records);
 }
 
-/* ---- tests
- * --------------------------------------------------------------------------------------- */
+/* ---- tests ---- */
 
 static void check_status(void) {
     static const char *const texts[] = {"run",  "key",   "name", "dir",    "version",
@@ -341,8 +338,7 @@ START_TEST(a_node_answers_all_that_control_h_promises) {
 }
 END_TEST
 
-/* ---- log lines kept
- * ------------------------------------------------------------------------------ */
+/* ---- log lines kept ---- */
 
 static uint32_t seen;
 static char last[128];
