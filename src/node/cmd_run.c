@@ -18,8 +18,8 @@ int pd_cmd_run(int argc, char **argv) {
     uint32_t batch = 0, threads = UINT32_MAX;
     size_t n;
     const pd_flag flags[] = {
-        {"records", 0, PD_FLAG_U64, &o.records, 1, 1e15, "N",
-         "own records to make in all (default: no end)"},
+        {"records", 0, PD_FLAG_U64, &o.records, 0, 1e15, "N",
+         "own records to make in all, 0: only relay (default: no end)"},
         {"until-records", 0, PD_FLAG_U64, &o.until_records, 1, 1e15, "N",
          "stop when so many of everyone are held"},
         {"until-idle", 0, PD_FLAG_U32, &o.until_idle_s, 1, 86400, "S",
