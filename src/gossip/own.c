@@ -291,9 +291,10 @@ static uint32_t within_reach(const pd_core *c) {
     return n;
 }
 
+/* A restored store hears everyone it knows, even who has left: any of them may hold what it forgot. */
 uint32_t pd_own_wanted(const pd_core *c) {
-    uint32_t n = c->conf.restored ? others(c) : within_reach(c);
-    return c->conf.restored || n < PD_LISTEN_PEERS ? n : PD_LISTEN_PEERS;
+    uint32_t n = within_reach(c);
+    return c->conf.restored ? c->n_members - 1 : n < PD_LISTEN_PEERS ? n : PD_LISTEN_PEERS;
 }
 
 uint32_t pd_own_heard(const pd_core *c) {
@@ -322,12 +323,14 @@ static void listen(pd_core *c) {
     }
     if ((heard || waiting) && !c->own.first_ms)
         c->own.first_ms = c->now;
-    if (others(c) == 0 && !c->own.first_ms)
-        c->own.first_ms = c->now; /* nobody to hear; a restored store may have forgotten them all */
+    if (within_reach(c) == 0 && !c->own.first_ms)
+        c->own.first_ms = c->now; /* nobody can be called; but somebody may call */
     uint64_t end = c->own.first_ms ? c->own.first_ms + (c->conf.restored ? PD_LISTEN_RESTORED_MS : PD_LISTEN_MS)
                                    : PD_NEVER;
-    bool enough = heard >= pd_own_wanted(c) && (heard || !c->conf.restored) && knows_members(c);
-    if ((waiting && !PD_BUG(PD_BUG_NO_LISTENING)) || (!enough && c->now < end && !c->conf.solo && !PD_BUG(PD_BUG_NO_LISTENING))) {
+    bool alone = others(c) == 0 && !c->conf.restored; /* a restored store may have forgotten them all */
+    bool enough = (heard || alone) && heard >= pd_own_wanted(c) && knows_members(c);
+    bool wait = waiting || (!enough && c->now < end && !c->conf.solo);
+    if (wait && !PD_BUG(PD_BUG_NO_LISTENING)) {
         pd_wake_at(c, end > c->now ? end : PD_NEVER);
         return;
     }
