@@ -140,7 +140,9 @@ pd_err pd_config_write(const char *dir, const pd_config *c) {
     cJSON_AddBoolToObject(j, "thin", c->thin);
     cJSON_AddBoolToObject(j, "skip_bad", c->skip_bad);
     cJSON_AddBoolToObject(j, "paused", c->paused);
-    cJSON_AddNumberToObject(j, "seed", (double)c->seed);
+    char seed[24]; /* cJSON writes 15 digits of a number */
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)c->seed);
+    cJSON_AddRawToObject(j, "seed", seed);
     char *text = cJSON_Print(j);
     cJSON_Delete(j);
     if (!text)
