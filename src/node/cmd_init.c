@@ -25,7 +25,7 @@ typedef struct init {
     pd_local local;
     uint32_t rank, alpha, probe_count, seal_bytes, rate, groups;
     uint64_t decay;
-    double eps, lr, lr_min_share, clip, warm_lr;
+    double eps, lr, lr_min_share, clip, warm_lr, whiten;
     pd_config config;
 
     pd_gguf *file;
@@ -123,6 +123,7 @@ static pd_err calibrate(init *x) {
     opts.targets = x->manifest.targets;
     opts.groups = x->groups;
     opts.warm_lr = (float)x->warm_lr;
+    opts.whiten = (float)x->whiten;
     opts.seed = x->config.seed;
     if (strcmp(x->warm_steps, "auto") != 0) {
         char *end;
@@ -253,12 +254,13 @@ int pd_cmd_init(int argc, char **argv) {
               .schedule = "constant",
               .warm_steps = "auto",
               .local = pd_local_of_defaults(),
-              .rank = 2,
+              .rank = pd_calibrate_defaults.rank,
               .alpha = 16,
               .probe_count = 16,
               .seal_bytes = 1000,
               .rate = 10,
               .groups = pd_calibrate_defaults.groups,
+              .whiten = (double)pd_calibrate_defaults.whiten,
               .lr_min_share = 0.1,
               .warm_lr = (double)pd_calibrate_defaults.warm_lr};
     const pd_flag flags[] = {
@@ -266,7 +268,7 @@ int pd_cmd_init(int argc, char **argv) {
          "public records that give the run its basis"},
         PD_LOCAL_FLAGS(&x.local),
         {"space", 0, PD_FLAG_TEXT, &x.space, 0, 0, "KIND", "aligned or lora (default aligned)"},
-        {"rank", 0, PD_FLAG_U32, &x.rank, 1, PD_RANK_MAX / 2, "R", "of each matrix (default 2)"},
+        {"rank", 0, PD_FLAG_U32, &x.rank, 1, PD_RANK_MAX / 2, "R", "of each matrix (default 4)"},
         {"alpha", 0, PD_FLAG_U32, &x.alpha, 1, 1024, "N",
          "lora's factor times its rank (default 16)"},
         {"targets", 0, PD_FLAG_TEXT, &x.targets, 0, 0, "LIST",
@@ -276,6 +278,8 @@ int pd_cmd_init(int argc, char **argv) {
         {"warm-lr", 0, PD_FLAG_REAL, &x.warm_lr, 1e-6, 1, "X", "Adam's rate there (default 0.005)"},
         {"groups", 0, PD_FLAG_U32, &x.groups, 1, 64, "N",
          "batch gradients stacked for the basis (default 4)"},
+        {"whiten", 0, PD_FLAG_REAL, &x.whiten, 0, 2, "P",
+         "scale coordinates by spread^-P between records (default 1; 0: not)"},
         {"eps", 0, PD_FLAG_REAL, &x.eps, 1e-6, 10, "X",
          "probe distance (default: proposed from probes)"},
         {"lr", 0, PD_FLAG_REAL, &x.lr, 1e-9, 10, "X", "learning rate (default: proposed)"},

@@ -1,5 +1,6 @@
 /* cmd_run.c - peerd run: train and gossip until stopped. */
 #include "cmd.h"
+#include "history.h"
 #include "node.h"
 #include "peerd/flags.h"
 #include "peerd/log.h"
@@ -48,6 +49,7 @@ int pd_cmd_run(int argc, char **argv) {
         e = pd_fail(PD_EBUSY, "a peerd runs on %s already (see: peerctl -d %s status)", dir, dir);
     opts.threads = threads;
     pd_node_hold_signals();
+    pd_history_start();
     if (!e)
         e = pd_site_open(dir, PD_SITE_DATA, &opts, &site);
     if (e) {

@@ -404,7 +404,7 @@ static pd_err node_open(pd_node *n) {
 static void node_close(pd_node *n) {
     pd_trainer_stop(n->trainer); /* its last checkpoint goes to the store thread */
     pd_storer_stop(n->storer);
-    pd_control_close(n->control);
+    pd_node_control_close(n);
     pd_net_free(n->net);
     free(n->arena);
     inbox_close(&n->inbox);

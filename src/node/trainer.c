@@ -47,6 +47,7 @@ struct pd_trainer {
     uint32_t *order;    /* of the training records, shuffled each epoch */
     size_t at;          /* next one */
     bool lost;          /* the replica does not match the ledger: silent */
+    uint64_t due_ms;    /* when the run's rate allows the next batch */
     bool behind;        /* the ledger holds more than was folded */
     uint64_t core_step; /* where the core stood when it refused a record */
     uint32_t rising;
@@ -188,9 +189,11 @@ static void train(pd_trainer *t) {
         return;
     }
     pd_replica *r = t->conf.replica;
-    for (uint32_t k = 0;
-         k < t->conf.probes && pd_replica_next_step(r) < t->conf.records && has_room(r); k++)
+    uint32_t rate = t->conf.manifest->rate_max, k = 0;
+    uint64_t now = pd_clock_ms();
+    for (; k < t->conf.probes && pd_replica_next_step(r) < t->conf.records && has_room(r); k++)
         one_record(t);
+    t->due_ms = rate ? now + 1000 * (uint64_t)k / rate : 0; /* the run's pace: rate_max a second */
 }
 
 /* ---- the loop
@@ -261,10 +264,10 @@ static void follow(pd_trainer *t) {
     }
 }
 
-static void wait_for_news(pd_trainer *t) {
+static void wait_for_news(pd_trainer *t, uint64_t ms) {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += WAIT_MS * 1000000L;
+    until.tv_nsec += (long)ms * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000L;
     until.tv_nsec %= 1000000000L;
     pthread_mutex_lock(&t->lock);
@@ -303,14 +306,18 @@ static void *run(void *arg) {
         if (may && more) {
             if (pd_clock_ms() >= t->held_due_ms)
                 evaluate(t);
-            train(t);
+            uint64_t ms = pd_clock_ms();
+            if (ms >= t->due_ms)
+                train(t);
+            else
+                wait_for_news(t, t->due_ms - ms < WAIT_MS ? t->due_ms - ms : WAIT_MS);
         } else {
             bool still = r->records == before && r->n_pending == 0;
             quiet_ms = still ? quiet_ms ? quiet_ms : pd_clock_ms() : 0;
             if (still && t->status.held_at != r->records && pd_clock_ms() - quiet_ms >= QUIET_MS)
                 evaluate(t); /* the end, or a pause: what stands now */
             if (r->records == before)
-                wait_for_news(t);
+                wait_for_news(t, WAIT_MS);
         }
         if (t->rising >= RISING_MOST && !was_rising)
             pd_warn("held-out loss rose %u times in a row: this node follows and no longer speaks "

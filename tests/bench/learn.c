@@ -130,6 +130,24 @@ static void swarm(bench_state *b, const char *name, uint32_t from, uint32_t n, u
         author[s].key[0] = (uint8_t)(from + s);
     }
     for (uint64_t k = 0; k < bytes + b->o.lag; k++) {
+        if (k < bytes) {
+            uint32_t s = (uint32_t)(k % n);
+            size_t count = pd_data_count(b->site[from + s]);
+            if (at[s] + b->o.batch > count) {
+                pd_rng_shuffle(&rng, order[s], count);
+                at[s] = 0;
+            }
+            pd_subset all = {b->site[from + s], order[s], count};
+            uint8_t seed[32];
+            pd_probe p;
+            check(pd_bench_fill(&b->two, &all, &at[s], b->o.batch));
+            pd_direction_seed(replay.run, &author[s], k / n, seed);
+            pd_direction_signs(seed, signs, d);
+            pd_probe_at(&b->prober, a, signs, (float)b->o.eps, &p);
+            queue[k] = isfinite(p.g) ? pd_byte_encode(p.g, pd_fixed_value(b->manifest.scale),
+                                                      pd_rng_uniform(&rng))
+                                     : 0;
+        }
         if (k >= b->o.lag) {
             uint64_t j = k - b->o.lag;
             pd_replay_fold(&replay, a, d, &author[j % n], j / n, &queue[j], 1);
@@ -138,24 +156,6 @@ static void swarm(bench_state *b, const char *name, uint32_t from, uint32_t n, u
                 show(b, name, j + 1, pd_view_adapter(b->prober.plus));
             }
         }
-        if (k >= bytes)
-            continue;
-        uint32_t s = (uint32_t)(k % n);
-        size_t count = pd_data_count(b->site[from + s]);
-        if (at[s] + b->o.batch > count) {
-            pd_rng_shuffle(&rng, order[s], count);
-            at[s] = 0;
-        }
-        pd_subset all = {b->site[from + s], order[s], count};
-        uint8_t seed[32];
-        pd_probe p;
-        check(pd_bench_fill(&b->two, &all, &at[s], b->o.batch));
-        pd_direction_seed(replay.run, &author[s], k / n, seed);
-        pd_direction_signs(seed, signs, d);
-        pd_probe_at(&b->prober, a, signs, (float)b->o.eps, &p);
-        queue[k] = isfinite(p.g) ? pd_byte_encode(p.g, pd_fixed_value(b->manifest.scale),
-                                                  pd_rng_uniform(&rng))
-                                 : 0;
     }
     for (uint32_t s = 0; s < n; s++)
         free(order[s]);
