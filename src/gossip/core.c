@@ -74,14 +74,16 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
     pd_seal_message(&log->chain, c->conf.run, &a->id, stream, msg);
     char key[9];
     if (log->chain.n != n || !c->crypto.verify(c->crypto.ctx, a->id.key, msg, sizeof msg, seal))
-        return pd_fail(PD_EMISMATCH, "the log of %s (stream %u) in the ledger is not what its seal covers",
+        return pd_fail(PD_EMISMATCH,
+                       "the log of %s (stream %u) in the ledger is not what its seal covers",
                        pd_short(a->id.key, key), stream);
     log->held = n;
     pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, n);
     return PD_OK;
 }
 
-/* Members by fixpoint: reading an author's control log may add members, who come later in the table. */
+/* Members by fixpoint: reading an author's control log may add members, who come later in the
+ * table. */
 static pd_err load(pd_core *c) {
     if (pd_member_add(c, c->conf.founder, 0, "") == PD_NONE)
         return pd_fail(PD_EFULL, "the member table is full");
@@ -111,7 +113,8 @@ static pd_err load(pd_core *c) {
 static pd_err find_self(pd_core *c) {
     c->self = pd_member_find(c, c->conf.key);
     if (c->self == PD_NONE)
-        return pd_fail(PD_EUSAGE, "this node's key is not a member of the run: join it with a ticket");
+        return pd_fail(PD_EUSAGE,
+                       "this node's key is not a member of the run: join it with a ticket");
     pd_author id = {.inc = c->conf.incarnation < PD_INCARNATIONS ? c->conf.incarnation : 0};
     memcpy(id.key, c->conf.key, 32);
     for (uint32_t i = 0; i < c->n_authors; i++)
@@ -122,11 +125,11 @@ static pd_err find_self(pd_core *c) {
     return PD_OK;
 }
 
-pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, const pd_core_log *log, uint64_t now_ms,
-                    void *arena, size_t arena_bytes, pd_core **out) {
+pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, const pd_core_log *log,
+                    uint64_t now_ms, void *arena, size_t arena_bytes, pd_core **out) {
     static const uint8_t zero[32];
-    if (!memcmp(conf->key, zero, 32) || !memcmp(conf->founder, zero, 32) || conf->n_listen > PD_ADDRS_MAX ||
-        conf->seal_records > PD_PENDING_MAX)
+    if (!memcmp(conf->key, zero, 32) || !memcmp(conf->founder, zero, 32) ||
+        conf->n_listen > PD_ADDRS_MAX || conf->seal_records > PD_PENDING_MAX)
         return pd_fail(PD_EUSAGE, "the core's configuration lacks a key or is out of range");
     if (arena_bytes < pd_core_bytes(conf) || (uintptr_t)arena % 64 != 0)
         return pd_fail(PD_ENOMEM, "the core needs %zu bytes in one piece", pd_core_bytes(conf));
@@ -250,7 +253,8 @@ static void settle(pd_core *c) {
     }
 }
 
-/* Woken much too late (a stopped process, a suspended machine): the silence was ours.  Every link gets that time back.
+/* Woken much too late (a stopped process, a suspended machine): the silence was ours.  Every link
+ * gets that time back.
  */
 static void excuse_lateness(pd_core *c, uint64_t now) {
     if (c->wake == PD_NEVER || now <= c->wake || now - c->wake <= PD_LATE_MS)
@@ -259,7 +263,8 @@ static void excuse_lateness(pd_core *c, uint64_t now) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
         c->link[i].heard_ms += c->link[i].session ? late : 0;
     c->calm_ms = now + PD_PING_MS;
-    pd_note(c, PD_LOG_WARN, "woken %llu s late; links get that time back", (unsigned long long)(late / 1000));
+    pd_note(c, PD_LOG_WARN, "woken %llu s late; links get that time back",
+            (unsigned long long)(late / 1000));
 }
 
 size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *out, size_t max) {

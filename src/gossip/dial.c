@@ -1,4 +1,5 @@
-/* dial.c - whom to call and when: every member that is not linked, at 1 s, doubling to 10 minutes, +-50 %.
+/* dial.c - whom to call and when: every member that is not linked, at 1 s, doubling to 10 minutes,
+ * +-50 %.
  *
  * Full mesh.  Above 16 members this is where a few are chosen instead.
  */
@@ -16,7 +17,8 @@ void pd_dial_up(pd_core *c, pd_member *m) {
 }
 
 static void again(pd_core *c, pd_member *m) {
-    uint32_t most = pd_member_state_of(c, m, c->now) == PD_MEMBER_GONE ? PD_DIAL_GONE_MS : PD_DIAL_MAX_MS;
+    uint32_t most =
+        pd_member_state_of(c, m, c->now) == PD_MEMBER_GONE ? PD_DIAL_GONE_MS : PD_DIAL_MAX_MS;
     m->backoff_ms = m->backoff_ms ? m->backoff_ms * 2 : PD_DIAL_MS;
     if (m->backoff_ms > most)
         m->backoff_ms = most;

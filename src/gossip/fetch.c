@@ -1,14 +1,16 @@
-/* fetch.c - files in pieces, at lowest priority: the basis of an aligned space, asked of one linked member at a time.
+/* fetch.c - files in pieces, at lowest priority: the basis of an aligned space, asked of one linked
+ * member at a time.
  *
- * Pieces come in order and resume where they stopped, at whoever is there.  Whether the whole is the file that the
- * manifest names, the driver judges by its digest.
+ * Pieces come in order and resume where they stopped, at whoever is there.  Whether the whole is
+ * the file that the manifest names, the driver judges by its digest.
  */
 #include "state.h"
 
 void pd_fetch_start(pd_core *c, const pd_event *e) {
     pd_fetch *f = &c->fetch;
     uint16_t last = f->last;
-    *f = (pd_fetch){.on = e->at < e->n, .next = e->at, .total = e->n, .link = PD_NONE, .last = last};
+    *f =
+        (pd_fetch){.on = e->at < e->n, .next = e->at, .total = e->n, .link = PD_NONE, .last = last};
     memcpy(f->digest, e->digest, 16);
 }
 
@@ -50,7 +52,8 @@ void pd_fetch_piece(pd_core *c, pd_link *l, const pd_item *it) {
     if (!f->on || f->link != pd_link_index(c, l) || memcmp(it->u.part.digest, f->digest, 16))
         return;
     if (it->u.part.total != f->total || it->u.part.offset != f->next || it->u.part.count == 0) {
-        if (it->u.part.total != f->total) { /* it has no such file: not before the others are asked */
+        if (it->u.part.total !=
+            f->total) { /* it has no such file: not before the others are asked */
             f->until_ms = c->now + PD_REPAIR_MS;
             f->asked_end = f->total;
         }
@@ -100,7 +103,9 @@ bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w) {
         if (most > l->file_end - l->file_next)
             most = (size_t)(l->file_end - l->file_next);
         pd_item it = {.kind = PD_ITEM_FILEA};
-        size_t n = c->store.file ? c->store.file(c->store.ctx, l->file, l->file_next, c->piece, most, &it.u.part.total) : 0;
+        size_t n = c->store.file ? c->store.file(c->store.ctx, l->file, l->file_next, c->piece,
+                                                 most, &it.u.part.total)
+                                 : 0;
         memcpy(it.u.part.digest, l->file, 16);
         it.u.part.offset = n ? l->file_next : 0;
         it.u.part.total = n ? it.u.part.total : 0;

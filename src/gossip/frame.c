@@ -235,7 +235,8 @@ static void get_part(pd_reader *r, pd_item *it) {
     it->u.part.total = pd_get_varint(r);
     it->u.part.count = get_small(r, PD_PIECE_MAX);
     it->u.part.bytes = pd_get_bytes(r, it->u.part.count);
-    if (it->u.part.offset > it->u.part.total || it->u.part.count > it->u.part.total - it->u.part.offset)
+    if (it->u.part.offset > it->u.part.total ||
+        it->u.part.count > it->u.part.total - it->u.part.offset)
         r->ok = false;
 }
 

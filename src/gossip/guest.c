@@ -1,7 +1,8 @@
 /* guest.c - the inviter's side of joining: one JOIN in, a MEMBER record durable, a WELCOME out.
  *
- * A guest is whoever holds a one-time key of an outstanding invite; nothing but JOIN is legal in its session.  It proves
- * the key it wants to be known by, bound to this run and to that one-time key.
+ * A guest is whoever holds a one-time key of an outstanding invite; nothing but JOIN is legal in
+ * its session.  It proves the key it wants to be known by, bound to this run and to that one-time
+ * key.
  */
 #include "state.h"
 
@@ -18,8 +19,8 @@ static uint32_t admitted(const pd_core *c) {
 static bool in_use(const pd_core *c, const pd_link *l) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
         const pd_link *o = &c->link[i];
-        if (o != l && o->session && o->guest && o->joined && o->invite == l->invite && memcmp(o->subject, l->subject, 32) &&
-            pd_member_find(c, o->subject) == PD_NONE)
+        if (o != l && o->session && o->guest && o->joined && o->invite == l->invite &&
+            memcmp(o->subject, l->subject, 32) && pd_member_find(c, o->subject) == PD_NONE)
             return true;
     }
     return false;
@@ -59,7 +60,8 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         l->joined = true;
 }
 
-/* Everything a newcomer needs to check for itself: the manifest, and all control logs with their seals. */
+/* Everything a newcomer needs to check for itself: the manifest, and all control logs with their
+ * seals. */
 static bool write_welcome(pd_core *c) {
     pd_writer w = pd_writer_of(c->welcome, sizeof c->welcome);
     uint32_t n = 0;
@@ -91,7 +93,8 @@ bool pd_guest_fill(pd_core *c, pd_link *l, pd_writer *w) {
     if (c->welcome_session != l->session)
         return true;
     while (l->welcomed < c->welcome_size) {
-        size_t head = 1 + 4 * 3, room = (size_t)(w->end - w->p), left = c->welcome_size - (size_t)l->welcomed;
+        size_t head = 1 + 4 * 3, room = (size_t)(w->end - w->p),
+               left = c->welcome_size - (size_t)l->welcomed;
         size_t count = left < PD_PIECE_MAX ? left : PD_PIECE_MAX;
         if (count + head > room && room < 512)
             return false;

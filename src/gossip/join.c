@@ -1,7 +1,9 @@
-/* join.c - the newcomer's side of an invite: dial, prove the key, take the welcome, check all of it.
+/* join.c - the newcomer's side of an invite: dial, prove the key, take the welcome, check all of
+ * it.
  *
- * Nothing the inviter says is believed: the manifest must hash to the ticket's run, every control log must carry its
- * author's seal, and the members must follow from the founder, this node among them.
+ * Nothing the inviter says is believed: the manifest must hash to the ticket's run, every control
+ * log must carry its author's seal, and the members must follow from the founder, this node among
+ * them.
  */
 #include "peerd/frame.h"
 #include "peerd/identity.h"
@@ -51,8 +53,8 @@ size_t pd_join_bytes(void) {
     return sizeof(pd_join);
 }
 
-pd_err pd_join_open(const pd_join_conf *conf, const pd_core_crypto *crypto, uint64_t now_ms, void *arena,
-                    size_t arena_bytes, pd_join **out) {
+pd_err pd_join_open(const pd_join_conf *conf, const pd_core_crypto *crypto, uint64_t now_ms,
+                    void *arena, size_t arena_bytes, pd_join **out) {
     if (conf->n_addrs == 0 || conf->n_addrs > PD_ADDRS_MAX)
         return pd_fail(PD_EUSAGE, "the ticket names no address of its inviter");
     if (arena_bytes < sizeof(pd_join))
@@ -130,7 +132,8 @@ static bool sealed(pd_join *j, const welcome_log *l) {
 static void read_members(pd_join *j, const welcome_log *l) {
     pd_control rec;
     ptrdiff_t took;
-    for (size_t at = 0; at < l->n && (took = pd_control_get(l->bytes + at, l->n - at, &rec)) > 0; at += (size_t)took)
+    for (size_t at = 0; at < l->n && (took = pd_control_get(l->bytes + at, l->n - at, &rec)) > 0;
+         at += (size_t)took)
         if (rec.kind == PD_RECORD_MEMBER)
             add_member(j, rec.subject);
 }
@@ -202,7 +205,8 @@ static void judge_welcome(pd_join *j) {
             if (l->read || !is_member(j, l->author.key))
                 continue;
             if (!sealed(j, l)) {
-                refuse(j, PD_EAUTH, "a control log in the inviter's welcome is not what its seal covers");
+                refuse(j, PD_EAUTH,
+                       "a control log in the inviter's welcome is not what its seal covers");
                 return;
             }
             read_members(j, l);
@@ -253,10 +257,12 @@ static void said_bye(pd_join *j, pd_bye why) {
         refuse(j, PD_EFULL, "the run has as many members as it admits");
         break;
     case PD_BYE_REFUSED:
-        refuse(j, PD_EAUTH, "the inviter refused the ticket: it was used by another node; ask for a new one");
+        refuse(j, PD_EAUTH,
+               "the inviter refused the ticket: it was used by another node; ask for a new one");
         break;
     case PD_BYE_NOT_NOW:
-        retry(j, NOT_NOW_MS, "the inviter is still listening to its peers and cannot admit anyone yet");
+        retry(j, NOT_NOW_MS,
+              "the inviter is still listening to its peers and cannot admit anyone yet");
         break;
     default:
         retry(j, RETRY_MS, "the inviter closed the session");
@@ -313,7 +319,8 @@ static void look_at_time(pd_join *j) {
     if (j->now < j->next_ms)
         return;
     if (j->session || j->dialing) {
-        retry(j, 0, j->session ? "the inviter does not answer" : "no answer at the ticket's addresses");
+        retry(j, 0,
+              j->session ? "the inviter does not answer" : "no answer at the ticket's addresses");
     }
     pd_action *a = emit(j, PD_ACT_DIAL);
     memcpy(a->key, j->conf.inviter, 32);
@@ -339,7 +346,8 @@ size_t pd_join_step(pd_join *j, uint64_t now_ms, const pd_event *e, pd_action *o
         j->session = 0;
         retry(j, RETRY_MS, "the session with the inviter broke");
     } else if (e->kind == PD_EV_DIAL_FAILED && j->dialing)
-        retry(j, RETRY_MS, "no answer at the ticket's addresses, or the ticket is used up or expired");
+        retry(j, RETRY_MS,
+              "no answer at the ticket's addresses, or the ticket is used up or expired");
     look_at_time(j);
     return j->n_out;
 }

@@ -1,7 +1,8 @@
 /* link.c - sessions: HELLO, doubles, credits, health.
  *
- * A session is one TCP connection's life: whatever was in flight when it ends is lost, so nothing is remembered of it
- * and the next begins with HELLO.  Failure is judged by each node for its own links only and costs one redial.
+ * A session is one TCP connection's life: whatever was in flight when it ends is lost, so nothing
+ * is remembered of it and the next begins with HELLO.  Failure is judged by each node for its own
+ * links only and costs one redial.
  */
 #include "state.h"
 
@@ -74,7 +75,8 @@ void pd_link_down(pd_core *c, pd_link *l) {
         return;
     if (!pd_link_of(c, l->member)) {
         if (was_live)
-            pd_note(c, PD_LOG_INFO, "link to %s is down", *m->name ? m->name : pd_short(m->key, (char[9]){0}));
+            pd_note(c, PD_LOG_INFO, "link to %s is down",
+                    *m->name ? m->name : pd_short(m->key, (char[9]){0}));
         pd_dial_down(c, m, lasted);
     }
 }
@@ -93,8 +95,8 @@ void pd_link_bye(pd_core *c, pd_link *l, pd_bye why) {
     pd_wake_at(c, c->now + PD_BYE_MS);
 }
 
-/* Two sessions with one node.  Of one process: both dialled; keep the one that the lower key dialled.  Of two: the newer
- * process is the living one.
+/* Two sessions with one node.  Of one process: both dialled; keep the one that the lower key
+ * dialled.  Of two: the newer process is the living one.
  */
 static bool survives(pd_core *c, pd_link *l) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
@@ -140,7 +142,8 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     l->sync_ms = c->now + pd_jitter(c, PD_SYNC_MS, 20);
     pd_member_hint(m, &h->addr);
     if (first)
-        pd_note(c, PD_LOG_INFO, "link to %s is up (%s)", *m->name ? m->name : pd_short(m->key, (char[9]){0}),
+        pd_note(c, PD_LOG_INFO, "link to %s is up (%s)",
+                *m->name ? m->name : pd_short(m->key, (char[9]){0}),
                 l->outbound ? "we dialled" : "it dialled");
     pd_sync_summary(c, l, h->vv_hash, h->total, true);
     l->want = true;
@@ -148,8 +151,8 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
 
 /* ---- credits and health ------------------------------------------------------------------- */
 
-/* Window = 2 * rate * rtt.  The rate is measured only while the window was the limit: an idle link says nothing about
- * what it could carry.
+/* Window = 2 * rate * rtt.  The rate is measured only while the window was the limit: an idle link
+ * says nothing about what it could carry.
  */
 static void measure(pd_core *c, pd_link *l) {
     uint64_t ms = c->now - l->rate_ms, floor_ms = l->rtt_ms > 200 ? l->rtt_ms : 200;
@@ -166,10 +169,13 @@ static void measure(pd_core *c, pd_link *l) {
     l->rate = l->rate ? (uint32_t)((3 * (uint64_t)l->rate + rate) / 4) : (uint32_t)rate;
     l->rate_ms = c->now;
     l->rate_acked = l->acked;
-    /* An answer waits for its frame: without that the window of a fast link would stay at its least. */
+    /* An answer waits for its frame: without that the window of a fast link would stay at its
+     * least. */
     uint64_t rtt = (l->rtt_ms ? l->rtt_ms : 100) + PD_FRAME_MS;
     uint64_t window = 2 * (uint64_t)l->rate * rtt / 1000;
-    l->window = (uint32_t)(window < PD_WINDOW_MIN ? PD_WINDOW_MIN : window > PD_WINDOW_MAX ? PD_WINDOW_MAX : window);
+    l->window = (uint32_t)(window < PD_WINDOW_MIN   ? PD_WINDOW_MIN
+                           : window > PD_WINDOW_MAX ? PD_WINDOW_MAX
+                                                    : window);
 }
 
 void pd_link_heard(pd_core *c, pd_link *l, size_t n, uint64_t ack) {
@@ -212,8 +218,8 @@ static void ping(pd_link *l) {
     l->pings++;
 }
 
-/* Silence: ask at 15 s (the side that was dialled a little later, so that one of them asks), ask again and suspect at
- * 30 s, close at 45 s.
+/* Silence: ask at 15 s (the side that was dialled a little later, so that one of them asks), ask
+ * again and suspect at 30 s, close at 45 s.
  */
 static void judge_silence(pd_core *c, pd_link *l) {
     uint64_t quiet = c->now > l->heard_ms ? c->now - l->heard_ms : 0;

@@ -1,7 +1,8 @@
-/* members.c - who is in the run, by the control logs; where they can be dialled; which authors that allows.
+/* members.c - who is in the run, by the control logs; where they can be dialled; which authors that
+ * allows.
  *
- * A log is taken only from a member's key, and a MEMBER record counts wherever it stands in such a log:
- * the fixpoint over all control logs from the founder, found as the bytes come in.
+ * A log is taken only from a member's key, and a MEMBER record counts wherever it stands in such a
+ * log: the fixpoint over all control logs from the founder, found as the bytes come in.
  */
 #include "state.h"
 
@@ -82,7 +83,8 @@ uint16_t pd_author_get(pd_core *c, const pd_author *a) {
 /* The newest incarnation's word counts: where a key lives and whether it left. */
 static bool is_newest(const pd_core *c, const pd_author_state *a) {
     for (uint32_t i = 0; i < c->n_authors; i++)
-        if (c->author[i].member == a->member && c->author[i].id.inc > a->id.inc && c->author[i].parsed > 0)
+        if (c->author[i].member == a->member && c->author[i].id.inc > a->id.inc &&
+            c->author[i].parsed > 0)
             return false;
     return true;
 }
@@ -93,13 +95,15 @@ static void admit(pd_core *c, const pd_author_state *issuer, const pd_control *r
     char key[9];
     if (pd_member_add(c, rec->subject, rec->invite, rec->name) == PD_NONE) {
         if (c->max_out)
-            pd_note(c, PD_LOG_WARN, "member %s was admitted elsewhere, but %d is the most a run can hold",
+            pd_note(c, PD_LOG_WARN,
+                    "member %s was admitted elsewhere, but %d is the most a run can hold",
                     pd_short(rec->subject, key), PD_MEMBERS_MAX);
         return;
     }
     if (!c->max_out)
         return; /* at the start: nothing is new */
-    pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "", pd_short(rec->subject, key));
+    pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "",
+            pd_short(rec->subject, key));
     if (issuer->member == c->self) {
         pd_action *a = pd_emit(c, PD_ACT_INVITE_USED);
         a->invite = rec->invite;
@@ -138,12 +142,14 @@ void pd_members_read(pd_core *c, uint16_t author) {
     const pd_log *log = &a->log[PD_STREAM_CONTROL];
     uint8_t buf[2 * PD_RECORD_MAX];
     while (!a->broken && a->parsed < log->held) {
-        size_t n = c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof buf);
+        size_t n =
+            c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof buf);
         size_t at = 0;
         while (at < n) {
             pd_control rec;
             ptrdiff_t took = pd_control_get(buf + at, n - at, &rec);
-            a->broken = took < 0; /* the rest of this log can have no meaning; its bytes still travel */
+            a->broken =
+                took < 0; /* the rest of this log can have no meaning; its bytes still travel */
             if (took <= 0)
                 break;
             at += (size_t)took;
@@ -161,7 +167,9 @@ pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_
         return PD_MEMBER_LEFT;
     if (m == &c->member[c->self])
         return PD_MEMBER_HERE;
-    return quiet >= PD_GONE_MS ? PD_MEMBER_GONE : quiet >= PD_AWAY_MS ? PD_MEMBER_AWAY : PD_MEMBER_HERE;
+    return quiet >= PD_GONE_MS   ? PD_MEMBER_GONE
+           : quiet >= PD_AWAY_MS ? PD_MEMBER_AWAY
+                                 : PD_MEMBER_HERE;
 }
 
 uint32_t pd_members_counted(const pd_core *c) {

@@ -2,10 +2,11 @@
  *
  *   gradient ─> pending ─(T_seal)─> sealed, STORE ─(EV_STORED)─> durable, sent
  *
- * Promises: a step of an incarnation is sealed once; what is sealed leaves only when it is durable; after a start
- * nothing is sealed until peers had the chance to show a longer log of ours (a disk that lied, a restored backup).  What
- * it cannot promise: a copy restored while nobody who saw the newer bytes can be reached.  That fork is found at the
- * first contact and the node goes on under its next incarnation.
+ * Promises: a step of an incarnation is sealed once; what is sealed leaves only when it is durable;
+ * after a start nothing is sealed until peers had the chance to show a longer log of ours (a disk
+ * that lied, a restored backup).  What it cannot promise: a copy restored while nobody who saw the
+ * newer bytes can be reached.  That fork is found at the first contact and the node goes on under
+ * its next incarnation.
  */
 #include "state.h"
 
@@ -48,7 +49,8 @@ static void hand_over(pd_core *c, uint8_t stream) {
     }
 }
 
-/* The seal is made once and stored with its bytes: after a crash the same seal goes out, never another for the same n.
+/* The seal is made once and stored with its bytes: after a crash the same seal goes out, never
+ * another for the same n.
  */
 static void seal(pd_core *c, uint8_t stream) {
     pd_pending *p = &c->own.pending[stream];
@@ -117,7 +119,8 @@ void pd_own_store_failed(pd_core *c, const pd_event *e) {
     if (p->backoff_ms > 60000)
         p->backoff_ms = 60000;
     p->retry_ms = c->now + p->backoff_ms;
-    pd_note(c, PD_LOG_WARN, "%u own bytes could not be stored and stay unsent; trying again in %u s", p->storing,
+    pd_note(c, PD_LOG_WARN,
+            "%u own bytes could not be stored and stay unsent; trying again in %u s", p->storing,
             p->backoff_ms / 1000);
 }
 
@@ -137,8 +140,8 @@ void pd_own_gradient(pd_core *c, const pd_event *e) {
     bool may = pd_core_may_speak(c, &author, &step);
     bool ours = e->author.inc == author.inc && !memcmp(e->author.key, author.key, 32);
     if (!may || !ours || e->at != step || e->byte == 0x80) {
-        pd_note(c, PD_LOG_DEBUG, "record %llu is not the next one here (%llu)", (unsigned long long)e->at,
-                (unsigned long long)step);
+        pd_note(c, PD_LOG_DEBUG, "record %llu is not the next one here (%llu)",
+                (unsigned long long)e->at, (unsigned long long)step);
         pd_emit(c, PD_ACT_SPEAK);
         return;
     }
@@ -183,7 +186,8 @@ bool pd_own_adopt(pd_core *c, uint16_t author, uint8_t stream) {
         fatal(c, 75, "another live process writes this node's log: stop one of the two");
         return false;
     }
-    pd_note(c, PD_LOG_WARN, "peers hold more of this node's own log than its store: it is taken from them");
+    pd_note(c, PD_LOG_WARN,
+            "peers hold more of this node's own log than its store: it is taken from them");
     forget_pending(c, stream);
     if (later && c->own.voice == PD_VOICE_SPEAKING)
         c->own.voice = PD_VOICE_LISTENING; /* and then go on in that incarnation */
@@ -199,16 +203,18 @@ void pd_own_conflict(pd_core *c, uint16_t author) {
         return;
     }
     c->own.conflict = true;
-    pd_note(c, PD_LOG_ERROR,
-            "peers hold another log signed by this node (a restored copy?): going on as incarnation %u",
-            own_author(c)->id.inc + 1);
+    pd_note(
+        c, PD_LOG_ERROR,
+        "peers hold another log signed by this node (a restored copy?): going on as incarnation %u",
+        own_author(c)->id.inc + 1);
 }
 
 static uint16_t newest(const pd_core *c) {
     uint16_t best = c->own.author;
     for (uint32_t i = 0; i < c->n_authors; i++) {
         const pd_author_state *a = &c->author[i];
-        if (a->member == c->self && a->id.inc > c->author[best].id.inc && (a->log[0].chain.n || a->log[1].chain.n))
+        if (a->member == c->self && a->id.inc > c->author[best].id.inc &&
+            (a->log[0].chain.n || a->log[1].chain.n))
             best = (uint16_t)i;
     }
     return best;
@@ -240,8 +246,9 @@ static void next_incarnation(pd_core *c) {
 
 /* ---- listen before speaking --------------------------------------------------------------- */
 
-/* Has this session shown us what it knows of our own logs, and have we got it?  A claim of more than we hold is waited
- * for while it makes progress; one that is not proven counts as no answer, so that a liar cannot keep us silent.
+/* Has this session shown us what it knows of our own logs, and have we got it?  A claim of more
+ * than we hold is waited for while it makes progress; one that is not proven counts as no answer,
+ * so that a liar cannot keep us silent.
  */
 typedef enum answer { NO_ANSWER, NOT_YET, COMPARED } answer;
 
@@ -275,8 +282,8 @@ static uint32_t others(const pd_core *c) {
     return n;
 }
 
-/* Members it can hear: linked, or known by an address.  Two newcomers publish their addresses only when they speak; if each
- * waited for the other, neither would.
+/* Members it can hear: linked, or known by an address.  Two newcomers publish their addresses only
+ * when they speak; if each waited for the other, neither would.
  */
 static uint32_t within_reach(const pd_core *c) {
     bool linked[PD_MEMBERS_MAX] = {false};
@@ -291,7 +298,8 @@ static uint32_t within_reach(const pd_core *c) {
     return n;
 }
 
-/* A restored store hears everyone it knows, even who has left: any of them may hold what it forgot. */
+/* A restored store hears everyone it knows, even who has left: any of them may hold what it forgot.
+ */
 uint32_t pd_own_wanted(const pd_core *c) {
     uint32_t n = within_reach(c);
     return c->conf.restored ? c->n_members - 1 : n < PD_LISTEN_PEERS ? n : PD_LISTEN_PEERS;
@@ -304,7 +312,8 @@ uint32_t pd_own_heard(const pd_core *c) {
     return n;
 }
 
-/* Is every control log that peers told of here and read?  It may name members who know more of us. */
+/* Is every control log that peers told of here and read?  It may name members who know more of us.
+ */
 static bool knows_members(const pd_core *c) {
     for (uint32_t i = 0; i < c->n_authors; i++) {
         const pd_log *log = &c->author[i].log[PD_STREAM_CONTROL];
@@ -325,9 +334,11 @@ static void listen(pd_core *c) {
         c->own.first_ms = c->now;
     if (within_reach(c) == 0 && !c->own.first_ms)
         c->own.first_ms = c->now; /* nobody can be called; but somebody may call */
-    uint64_t end = c->own.first_ms ? c->own.first_ms + (c->conf.restored ? PD_LISTEN_RESTORED_MS : PD_LISTEN_MS)
-                                   : PD_NEVER;
-    bool alone = others(c) == 0 && !c->conf.restored; /* a restored store may have forgotten them all */
+    uint64_t end = c->own.first_ms
+                       ? c->own.first_ms + (c->conf.restored ? PD_LISTEN_RESTORED_MS : PD_LISTEN_MS)
+                       : PD_NEVER;
+    bool alone =
+        others(c) == 0 && !c->conf.restored; /* a restored store may have forgotten them all */
     bool enough = (heard || alone) && heard >= pd_own_wanted(c) && knows_members(c);
     bool wait = waiting || (!enough && c->now < end && !c->conf.solo);
     if (wait && !PD_BUG(PD_BUG_NO_LISTENING)) {
@@ -339,7 +350,8 @@ static void listen(pd_core *c) {
         continue_as(c, newest(c));
     pd_emit(c, PD_ACT_SPEAK);
     if (others(c))
-        pd_note(c, PD_LOG_INFO, "speaking, after comparing with %u of %u members", heard, others(c));
+        pd_note(c, PD_LOG_INFO, "speaking, after comparing with %u of %u members", heard,
+                others(c));
 }
 
 /* ---- own address, leaving ----------------------------------------------------------------- */
@@ -348,7 +360,8 @@ static void publish_address(pd_core *c) {
     const pd_member *m = &c->member[c->self];
     if (c->own.addr_written || c->own.voice != PD_VOICE_SPEAKING)
         return;
-    bool same = m->n_addrs == c->conf.n_listen && !m->left && (!*c->conf.name || !strcmp(m->name, c->conf.name));
+    bool same = m->n_addrs == c->conf.n_listen && !m->left &&
+                (!*c->conf.name || !strcmp(m->name, c->conf.name));
     for (uint32_t i = 0; same && i < m->n_addrs; i++)
         same = pd_addr_equal(&m->addrs[i], &c->conf.listen[i]);
     pd_control rec = {.kind = PD_RECORD_ADDR, .n_addrs = c->conf.n_listen};
@@ -374,7 +387,8 @@ static bool all_told(const pd_core *c) {
             continue;
         for (uint32_t s = 0; s < PD_STREAMS; s++) {
             uint32_t log = c->own.author * PD_STREAMS + s;
-            if (l->log[log].sent < c->author[c->own.author].log[s].held || l->acked < l->log[log].mark)
+            if (l->log[log].sent < c->author[c->own.author].log[s].held ||
+                l->acked < l->log[log].mark)
                 return false;
         }
     }
@@ -388,11 +402,13 @@ static void stop(pd_core *c) {
         pd_control rec = {.kind = PD_RECORD_LEAVE, .step = own_author(c)->log[0].chain.n + p->n};
         c->own.leave_written = pd_own_write(c, &rec);
     }
-    bool stored = c->own.voice == PD_VOICE_SILENCED || (!c->own.pending[0].n && !c->own.pending[1].n);
+    bool stored =
+        c->own.voice == PD_VOICE_SILENCED || (!c->own.pending[0].n && !c->own.pending[1].n);
     if (!c->own.said_bye && (!stored || !all_told(c)) && since < (stored ? 3000 : 10000)) {
         for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
             if (stored && pd_link_live(&c->link[i]) && !c->link[i].ping_ms)
-                c->link[i].ping_due = c->link[i].want = true; /* its PONG brings the acknowledgement */
+                c->link[i].ping_due = c->link[i].want =
+                    true; /* its PONG brings the acknowledgement */
         pd_wake_at(c, c->own.stop_ms + (stored && since < 3000 ? 3000 : 10000));
         return;
     }

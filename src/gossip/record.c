@@ -77,7 +77,8 @@ static bool get_body(pd_reader *r, pd_control *out) {
 
 ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out) {
     memset(out, 0, sizeof *out);
-    /* A size of up to 512 takes at most two bytes: with three bytes at hand it is wrong or right for good. */
+    /* A size of up to 512 takes at most two bytes: with three bytes at hand it is wrong or right
+     * for good. */
     pd_reader r = pd_reader_of(p, n);
     out->kind = pd_get_u8(&r);
     size_t size = (size_t)pd_get_varint_max(&r, PD_RECORD_MAX);
@@ -96,7 +97,8 @@ ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out) {
     return r.p - p;
 }
 
-void pd_join_message(const uint8_t net[16], const uint8_t guest[32], uint8_t out[PD_JOIN_MESSAGE_BYTES]) {
+void pd_join_message(const uint8_t net[16], const uint8_t guest[32],
+                     uint8_t out[PD_JOIN_MESSAGE_BYTES]) {
     memcpy(out, "peerd.join.v1", 13);
     memcpy(out + 13, net, 16);
     memcpy(out + 29, guest, 32);

@@ -1,11 +1,13 @@
-/* recv.c - a frame comes in: each item to the part that knows it.  Whatever does not parse closes the session. */
+/* recv.c - a frame comes in: each item to the part that knows it.  Whatever does not parse closes
+ * the session. */
 #include "state.h"
 
 uint16_t pd_alias_author(pd_core *c, pd_link *l, uint32_t alias) {
     static const uint8_t none[32];
     if (alias >= PD_AUTHORS_MAX || !memcmp(l->alias[alias].key, none, 32))
         return PD_NONE;
-    if (l->alias_of[alias] == PD_NONE) /* a stranger when it was announced; perhaps a member since */
+    if (l->alias_of[alias] ==
+        PD_NONE) /* a stranger when it was announced; perhaps a member since */
         l->alias_of[alias] = pd_author_get(c, &l->alias[alias]);
     return l->alias_of[alias];
 }
@@ -84,7 +86,8 @@ static const char *bye_text(pd_bye why) {
 static void malformed(pd_core *c, pd_link *l) {
     char key[9];
     c->bad_frames++;
-    pd_note(c, PD_LOG_WARN, "a frame from %s does not parse; the session is closed", pd_short(l->key, key));
+    pd_note(c, PD_LOG_WARN, "a frame from %s does not parse; the session is closed",
+            pd_short(l->key, key));
     pd_link_close(c, l, "malformed frame");
 }
 

@@ -1,9 +1,10 @@
 /* send.c - what a link has to say, packed into one frame at most every 0.2 s.
  *
- * Queues hold heads, not copies: the bytes are read from the ledger when a frame leaves, so a link that was slow sends
- * one long range with one seal instead of many short ones.  In order: what keeps the session alive; who holds what;
- * control logs, since gradients of an unknown member cannot be taken; own gradients; pulls and their answers; heads;
- * files.  What does not fit the credit waits, and a PING asks for the acknowledgement.
+ * Queues hold heads, not copies: the bytes are read from the ledger when a frame leaves, so a link
+ * that was slow sends one long range with one seal instead of many short ones.  In order: what
+ * keeps the session alive; who holds what; control logs, since gradients of an unknown member
+ * cannot be taken; own gradients; pulls and their answers; heads; files.  What does not fit the
+ * credit waits, and a PING asks for the acknowledgement.
  */
 #include "state.h"
 
@@ -74,7 +75,8 @@ static bool put_heads(pd_core *c, pd_link *l, pd_writer *w) {
         const pd_link_log *ll = &l->log[i];
         uint64_t head = pd_log_at_index(c, i)->held;
         uint16_t author = c->author[i / PD_STREAMS].member;
-        if (head <= ll->peer || head <= ll->told || head <= ll->sent || author == l->member || author == c->self)
+        if (head <= ll->peer || head <= ll->told || head <= ll->sent || author == l->member ||
+            author == c->self)
             continue;
         if (!announce(c, l, w, i / PD_STREAMS))
             return false;
@@ -90,7 +92,8 @@ static bool put_heads(pd_core *c, pd_link *l, pd_writer *w) {
 }
 
 /* Bytes [from, from + count) of a log as one item, with the seal if they reach its head. */
-static bool put_range(pd_core *c, pd_link *l, pd_writer *w, uint32_t index, uint32_t count, const uint8_t *seal) {
+static bool put_range(pd_core *c, pd_link *l, pd_writer *w, uint32_t index, uint32_t count,
+                      const uint8_t *seal) {
     const pd_author *id = &c->author[index / PD_STREAMS].id;
     uint8_t stream = (uint8_t)(index % PD_STREAMS);
     pd_link_log *ll = &l->log[index];
@@ -119,7 +122,8 @@ static bool put_log(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
         return true;
     uint64_t n = 0;
     uint8_t seal[64];
-    if (!c->store.seal(c->store.ctx, &c->author[index / PD_STREAMS].id, (uint8_t)(index % PD_STREAMS), &n, seal) ||
+    if (!c->store.seal(c->store.ctx, &c->author[index / PD_STREAMS].id,
+                       (uint8_t)(index % PD_STREAMS), &n, seal) ||
         n != log->held)
         return true; /* the ledger is a commit ahead of us: its event is on the way */
     if (!announce(c, l, w, index / PD_STREAMS))
@@ -161,7 +165,8 @@ static bool put_pulls(pd_core *c, pd_link *l, pd_writer *w) {
         if (!announce(c, l, w, i / PD_STREAMS))
             return false;
         const pd_stage *st = pd_stage_find(c, i);
-        uint64_t n = pd_log_at_index(c, i)->chain.n, end = st && st->base <= n ? st->base + st->have : 0;
+        uint64_t n = pd_log_at_index(c, i)->chain.n,
+                 end = st && st->base <= n ? st->base + st->have : 0;
         pd_item it = {.kind = PD_ITEM_PULL, .u.pull = {.log = i, .limit = c->conf.stage_bytes}};
         it.u.pull.from = ll->ask_all ? 0 : end > n ? end : n;
         if (!pd_frame_put(w, &it))
@@ -190,7 +195,8 @@ static bool fill(pd_core *c, pd_link *l, pd_writer *w, const uint8_t *empty) {
         return false;
     if (!l->vv_in)
         return true;
-    bool all = put_logs(c, l, w, PD_STREAM_CONTROL, true) && put_logs(c, l, w, PD_STREAM_CONTROL, false) &&
+    bool all = put_logs(c, l, w, PD_STREAM_CONTROL, true) &&
+               put_logs(c, l, w, PD_STREAM_CONTROL, false) &&
                put_logs(c, l, w, PD_STREAM_GRADIENTS, true) && put_pulls(c, l, w) &&
                put_logs(c, l, w, PD_STREAM_GRADIENTS, false);
     if (all && l->heads_ms && c->now >= l->heads_ms)

@@ -1,8 +1,9 @@
 /* stage.c - bytes that wait for their seal.
  *
- * Only the newest seal of a log exists, so a long gap arrives as pieces of which the last one is sealed.  Until then the
- * bytes belong to nobody: they are kept here, for four logs at a time, and not shown to anyone.  A stage outlives its
- * session: another peer may send the rest, since the seal judges the whole.
+ * Only the newest seal of a log exists, so a long gap arrives as pieces of which the last one is
+ * sealed.  Until then the bytes belong to nobody: they are kept here, for four logs at a time, and
+ * not shown to anyone.  A stage outlives its session: another peer may send the rest, since the
+ * seal judges the whole.
  */
 #include "state.h"
 
@@ -18,14 +19,15 @@ static pd_stage *begin(pd_core *c, const pd_link *l, uint32_t log, uint64_t base
         pd_stage *s = &c->stage[i];
         if (s->log != PD_NONE)
             continue;
-        *s = (pd_stage){.log = (uint16_t)log, .link = pd_link_index(c, l), .base = base, .bytes = s->bytes};
+        *s = (pd_stage){
+            .log = (uint16_t)log, .link = pd_link_index(c, l), .base = base, .bytes = s->bytes};
         return s;
     }
     return NULL;
 }
 
-pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start, const uint8_t *bytes,
-                       size_t count) {
+pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start,
+                       const uint8_t *bytes, size_t count) {
     pd_stage *s = pd_stage_find(c, log);
     if (s && start > s->base + s->have)
         return NULL;

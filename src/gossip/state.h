@@ -1,14 +1,15 @@
 /* state.h - what a core holds, and the parts of it that call each other.  Private to src/gossip.
  *
- *   recv ─> sync, own, members, guest, fetch ─> send            one step: an event comes in, then every
- *   link (sessions, health, credits)   dial                     part looks at the time, then frames leave
+ *   recv ─> sync, own, members, guest, fetch ─> send      one step: an event comes in, then
+ *   link (sessions, health, credits)   dial               every part looks at the time, then
+ *                                                         frames leave
  *
  * All of it lies in one arena; there are no pointers but to the arena, the configuration and the
  * event at hand.  Everything is an array and is walked in index order, so a run repeats.
  *
  * Where the swarm's next pieces go: a partial view chooses in dial.c which members to dial and in
- * link.c which sessions to keep; trees are one bit more a link and log in sync.c; evidence, bans and
- * rotation are control records in members.c with a `void` beside pd_log; scores are a number a
+ * link.c which sessions to keep; trees are one bit more a link and log in sync.c; evidence, bans
+ * and rotation are control records in members.c with a `void` beside pd_log; scores are a number a
  * member counted where recv.c counts bad frames; checkpoints travel like files in fetch.c.
  */
 #ifndef PD_GOSSIP_STATE_H
@@ -21,7 +22,8 @@
 
 #define PD_NEVER UINT64_MAX
 
-/* Bugs planted on purpose, in a build for one test only: they show that the test network finds such bugs. */
+/* Bugs planted on purpose, in a build for one test only: they show that the test network finds such
+ * bugs. */
 #ifdef PD_PLANTED
 extern int pd_planted;
 #define PD_BUG(n) (pd_planted == (n))
@@ -33,9 +35,9 @@ enum { PD_BUG_SEND_UNSTORED = 1, PD_BUG_NO_LISTENING, PD_BUG_NO_SEAL, PD_BUG_KEE
 enum {
     PD_NONE = 0xffff, /* no member, author or log of that number */
 
-    PD_FRAME_MS = 200,        /* at most one frame a link in this time */
-    PD_LAZY_MS = 5000,        /* HEADS wait, +-25 %: most bytes come by their author's own link */
-    PD_REPAIR_MS = 6000,      /* first wait for bytes that should be on their way */
+    PD_FRAME_MS = 200,   /* at most one frame a link in this time */
+    PD_LAZY_MS = 5000,   /* HEADS wait, +-25 %: most bytes come by their author's own link */
+    PD_REPAIR_MS = 6000, /* first wait for bytes that should be on their way */
     PD_REPAIR_MAX_MS = 300000,
     PD_REPAIRS_MAX = 64,      /* open pulls */
     PD_SYNC_MS = 30000,       /* SUMMARY rides on the next frame after this, +-20 % ... */
@@ -79,13 +81,13 @@ enum {
 
 /* One log: one stream of one author. */
 typedef struct pd_log {
-    pd_chain chain; /* chain.n: verified bytes; own: durable ones */
-    uint64_t held;  /* of them, those that can be read in this step */
+    pd_chain chain;   /* chain.n: verified bytes; own: durable ones */
+    uint64_t held;    /* of them, those that can be read in this step */
     uint64_t counted; /* of them, those in vv_hash and total */
     /* the pull that is open, or when to look for one */
     uint16_t pull, last; /* link asked, link asked before; PD_NONE */
-    uint64_t goal; /* the most that any link told of */
-    uint64_t pull_ms; /* none open: look from here on; open: give up then */
+    uint64_t goal;       /* the most that any link told of */
+    uint64_t pull_ms;    /* none open: look from here on; open: give up then */
     uint32_t backoff_ms;
 } pd_log;
 
@@ -114,15 +116,15 @@ typedef struct pd_member {
 
 /* One log as seen over one session. */
 typedef struct pd_link_log {
-    uint64_t peer; /* the peer has told that it holds this much */
-    uint64_t told; /* we have told that we hold this much */
-    uint64_t sent; /* next byte to send */
-    uint64_t tx_end; /* end of the last SEG out, for `start` */
-    uint64_t mark;   /* bytes of frames sent when the last SEG was in: has it been seen? */
-    bool serve;              /* asked for: send until our head */
-    bool ask, ask_all;       /* a PULL is to be sent; from 0 */
-    bool bad;                /* a seal of this log failed here: not asked again in this session */
-    bool shown;              /* the author was shown what we hold instead */
+    uint64_t peer;     /* the peer has told that it holds this much */
+    uint64_t told;     /* we have told that we hold this much */
+    uint64_t sent;     /* next byte to send */
+    uint64_t tx_end;   /* end of the last SEG out, for `start` */
+    uint64_t mark;     /* bytes of frames sent when the last SEG was in: has it been seen? */
+    bool serve;        /* asked for: send until our head */
+    bool ask, ask_all; /* a PULL is to be sent; from 0 */
+    bool bad;          /* a seal of this log failed here: not asked again in this session */
+    bool shown;        /* the author was shown what we hold instead */
 } pd_link_log;
 
 typedef struct pd_link {
@@ -130,15 +132,15 @@ typedef struct pd_link {
     uint8_t key[32];  /* a guest's one-time CURVE key */
     uint16_t member;
     bool outbound, guest, hello_out, hello_in, vv_in, vv_out, clogged, suspect;
-    bool want;      /* there may be something to send */
-    bool blocked;   /* the last frame was cut by the credit ... */
-    bool full;      /* ... or by its own size: the next need not wait */
+    bool want;    /* there may be something to send */
+    bool blocked; /* the last frame was cut by the credit ... */
+    bool full;    /* ... or by its own size: the next need not wait */
     bool vv_due, vv_want, pong_due, ping_due, summary_due;
     uint64_t nonce;
     uint64_t up_ms, heard_ms, sent_ms, bye_ms;
-    uint64_t heads_ms, sync_ms; /* when due; 0: HEADS have no reason */
+    uint64_t heads_ms, sync_ms;        /* when due; 0: HEADS have no reason */
     uint64_t rx, tx, acked, acked_out; /* bytes; acked_out: the ack last sent */
-    uint32_t window, rtt_ms, rate; /* rate: bytes/s while the window was the limit */
+    uint32_t window, rtt_ms, rate;     /* rate: bytes/s while the window was the limit */
     uint64_t rate_ms, rate_acked;
     uint32_t ping_nonce, pong_nonce;
     uint64_t ping_ms; /* 0: none open */
@@ -167,9 +169,9 @@ typedef struct pd_link {
 
 /* Unsealed bytes of a log that is catching up: bytes [base, base + have) of it. */
 typedef struct pd_stage {
-    uint16_t log; /* PD_NONE: free */
+    uint16_t log;  /* PD_NONE: free */
     uint16_t link; /* whose bytes; PD_NONE: more than one peer's */
-    bool done;    /* handed to the driver; free at the next step */
+    bool done;     /* handed to the driver; free at the next step */
     uint64_t base, have, touched_ms;
     uint8_t *bytes;
 } pd_stage;
@@ -186,8 +188,10 @@ typedef struct pd_pending {
 typedef struct pd_own {
     uint16_t author; /* current incarnation */
     pd_voice voice;
-    bool conflict;   /* another log under our name is proven: next incarnation as soon as the store is idle */
-    bool sealed[PD_STREAMS]; /* this process has sealed something in the current incarnation's stream */
+    bool conflict; /* another log under our name is proven: next incarnation as soon as the store is
+                      idle */
+    bool sealed[PD_STREAMS]; /* this process has sealed something in the current incarnation's
+                                stream */
     bool opened;             /* this process has opened an incarnation */
     bool flush, addr_written;
     bool leave, leave_written, said_bye, done;
@@ -200,7 +204,7 @@ typedef struct pd_fetch {
     bool on;
     uint8_t digest[16];
     uint64_t next, total, asked_end; /* asked_end: up to here asked of `link` */
-    uint16_t link, last;             /* asked now, PD_NONE: nobody; asked last: the next in turn follows */
+    uint16_t link, last; /* asked now, PD_NONE: nobody; asked last: the next in turn follows */
     uint64_t until_ms;
 } pd_fetch;
 
@@ -283,7 +287,8 @@ void pd_own_stop(pd_core *c, bool leave);
 bool pd_own_write(pd_core *c, const pd_control *rec);
 void pd_own_tick(pd_core *c);
 uint64_t pd_own_seal_ms(const pd_core *c);
-/* Verified bytes of our own that we did not have: go on behind them.  False: they must not be taken. */
+/* Verified bytes of our own that we did not have: go on behind them.  False: they must not be
+ * taken. */
 bool pd_own_adopt(pd_core *c, uint16_t author, uint8_t stream);
 /* A log under our name that is not ours is proven. */
 void pd_own_conflict(pd_core *c, uint16_t author);
@@ -306,8 +311,8 @@ void pd_sync_tick(pd_core *c);
 /* stage.c */
 pd_stage *pd_stage_find(pd_core *c, uint32_t log);
 /* Add bytes [start, start + count); a new stage begins at `base`.  NULL: no room, or a gap. */
-pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start, const uint8_t *bytes,
-                       size_t count);
+pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start,
+                       const uint8_t *bytes, size_t count);
 void pd_stage_tick(pd_core *c);
 
 /* recv.c */

@@ -80,9 +80,10 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
     memcpy(out->name, p->name, sizeof out->name);
     out->addr = p->last_addr.family ? p->last_addr : p->n_addrs ? p->addrs[0] : p->hints[0];
     out->member = pd_member_state_of(c, p, now_ms);
-    out->link = !l ? p->dialing ? PD_LINK_DIALING : PD_LINK_NONE
-                   : !l->hello_in ? PD_LINK_DIALING
-                   : l->suspect ? PD_LINK_SUSPECT : PD_LINK_UP;
+    out->link = !l             ? p->dialing ? PD_LINK_DIALING : PD_LINK_NONE
+                : !l->hello_in ? PD_LINK_DIALING
+                : l->suspect   ? PD_LINK_SUSPECT
+                               : PD_LINK_UP;
     out->bytes_in = p->bytes_in;
     out->bytes_out = p->bytes_out;
     out->quiet_ms = now_ms > p->heard_ms ? now_ms - p->heard_ms : 0;
@@ -124,7 +125,9 @@ static bool check_logs(const pd_core *c, char *why, size_t room) {
         uint8_t seal[64];
         if (log->held > log->chain.n || log->counted != log->chain.n || log->goal < log->chain.n)
             return broken(why, room, "a log's counts disagree");
-        if (log->held && (!c->store.seal(c->store.ctx, &a->id, (uint8_t)(i % PD_STREAMS), &n, seal) || n < log->held))
+        if (log->held &&
+            (!c->store.seal(c->store.ctx, &a->id, (uint8_t)(i % PD_STREAMS), &n, seal) ||
+             n < log->held))
             return broken(why, room, "the ledger holds less than was announced");
         if (log->chain.n)
             hash += pd_vv_term(c, i, log->chain.n);
@@ -180,7 +183,8 @@ uint64_t pd_core_state_hash(const pd_core *c) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
         const pd_link *l = &c->link[i];
         if (l->session)
-            h = mix(h, l->session ^ l->tx << 16 ^ l->rx << 32 ^ l->window ^ (uint64_t)l->rtt_ms << 48);
+            h = mix(h,
+                    l->session ^ l->tx << 16 ^ l->rx << 32 ^ l->window ^ (uint64_t)l->rtt_ms << 48);
     }
     return h;
 }

@@ -1,8 +1,9 @@
 /* sync.c - which bytes are where: heads, pulls, segments taken in.
  *
- * An author sends its own new bytes to every link at once; everybody else's are told of by HEADS, lazily, and pulled.
- * SUMMARY and VV are the backstop that makes the rest an optimisation.  A log has at most one open pull, all logs
- * together at most 64; a pull that brings nothing is tried elsewhere, ever later.
+ * An author sends its own new bytes to every link at once; everybody else's are told of by HEADS,
+ * lazily, and pulled. SUMMARY and VV are the backstop that makes the rest an optimisation.  A log
+ * has at most one open pull, all logs together at most 64; a pull that brings nothing is tried
+ * elsewhere, ever later.
  */
 #include "state.h"
 
@@ -68,7 +69,8 @@ static void note_head(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
     if (n <= log->goal)
         return;
     /* Where the author is linked it will send; only what is long in coming is asked for. */
-    bool coming = !pd_is_own(c, index) && pd_link_of(c, c->author[index / PD_STREAMS].member) != NULL;
+    bool coming =
+        !pd_is_own(c, index) && pd_link_of(c, c->author[index / PD_STREAMS].member) != NULL;
     uint64_t due = c->now + (coming ? PD_REPAIR_MS : 0);
     if (log->pull == PD_NONE && (log->goal == log->chain.n || due < log->pull_ms))
         log->pull_ms = due;
@@ -153,7 +155,8 @@ static pd_link *choose(pd_core *c, uint32_t index) {
         if (ll->peer - log->chain.n > c->conf.stage_bytes)
             continue; /* longer than what can be held unsealed */
         bool other = i != log->last, best_other = best && pd_link_index(c, best) != log->last;
-        if (!best || other > best_other || (other == best_other && ll->peer > best->log[index].peer))
+        if (!best || other > best_other ||
+            (other == best_other && ll->peer > best->log[index].peer))
             best = l;
     }
     return best;
@@ -172,7 +175,9 @@ static void repair(pd_core *c, uint32_t index) {
     if (!l)
         return; /* whoever told of it is gone; the next session tells again */
     uint32_t twice = log->backoff_ms * 2;
-    log->backoff_ms = twice < PD_REPAIR_MS ? PD_REPAIR_MS : twice > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS : twice;
+    log->backoff_ms = twice < PD_REPAIR_MS       ? PD_REPAIR_MS
+                      : twice > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
+                                                 : twice;
     log->pull = pd_link_index(c, l);
     log->pull_ms = c->now + log->backoff_ms;
     c->repairs++;
@@ -230,14 +235,17 @@ static bool verifies(pd_core *c, uint32_t index, pd_chain *chain, const uint8_t 
     uint8_t msg[PD_SEAL_MESSAGE_BYTES];
     pd_chain_add(chain, bytes, n);
     pd_seal_message(chain, c->conf.run, id, (uint8_t)(index % PD_STREAMS), msg);
-    return c->crypto.verify(c->crypto.ctx, id->key, msg, sizeof msg, seal) || PD_BUG(PD_BUG_NO_SEAL);
+    return c->crypto.verify(c->crypto.ctx, id->key, msg, sizeof msg, seal) ||
+           PD_BUG(PD_BUG_NO_SEAL);
 }
 
 /* Bytes [n, chain->n) are verified: they are ours now. */
-static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uint8_t *bytes, const uint8_t seal[64]) {
+static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uint8_t *bytes,
+                    const uint8_t seal[64]) {
     pd_author_state *a = &c->author[index / PD_STREAMS];
     pd_log *log = pd_log_at_index(c, index);
-    if (pd_is_own(c, index) && !pd_own_adopt(c, (uint16_t)(index / PD_STREAMS), (uint8_t)(index % PD_STREAMS)))
+    if (pd_is_own(c, index) &&
+        !pd_own_adopt(c, (uint16_t)(index / PD_STREAMS), (uint8_t)(index % PD_STREAMS)))
         return;
     pd_action *act = pd_emit(c, PD_ACT_STORE);
     act->author = a->id;
@@ -251,9 +259,10 @@ static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uin
     pd_log_grown(c, index, chain->n);
 }
 
-/* The seal does not cover these bytes after ours: the sender lies or the author wrote two logs.  Nobody is punished for
- * what another may have done; this log is not asked for here again, and if it is the author itself, it is shown once
- * what we hold instead, from the start, so that it can find its own double.
+/* The seal does not cover these bytes after ours: the sender lies or the author wrote two logs.
+ * Nobody is punished for what another may have done; this log is not asked for here again, and if
+ * it is the author itself, it is shown once what we hold instead, from the start, so that it can
+ * find its own double.
  */
 static void refuse(pd_core *c, pd_link *l, uint32_t index) {
     pd_link_log *ll = &l->log[index];
@@ -280,7 +289,8 @@ static void refuse(pd_core *c, pd_link *l, uint32_t index) {
 /* Pieces of a long range: keep them; with the seal, check the whole. */
 static void add_piece(pd_core *c, pd_link *l, uint32_t index, const segment *s) {
     pd_log *log = pd_log_at_index(c, index);
-    pd_stage *st = pd_stage_add(c, l, index, log->chain.n, s->start, s->bytes, (size_t)(s->end - s->start));
+    pd_stage *st =
+        pd_stage_add(c, l, index, log->chain.n, s->start, s->bytes, (size_t)(s->end - s->start));
     if (!st)
         return; /* no room or a gap: it will be pulled again */
     if (log->pull == pd_link_index(c, l))
@@ -302,11 +312,12 @@ static void add_piece(pd_core *c, pd_link *l, uint32_t index, const segment *s) 
 /* ---- our own log, seen elsewhere ---------------------------------------------------------- */
 
 /* Do bytes [start, end) with end <= n equal what the ledger holds? */
-static bool same_as_ours(pd_core *c, uint32_t index, uint64_t start, uint64_t end, const uint8_t *bytes) {
+static bool same_as_ours(pd_core *c, uint32_t index, uint64_t start, uint64_t end,
+                         const uint8_t *bytes) {
     size_t n = (size_t)(end - start);
     assert(n <= sizeof c->piece);
-    size_t got = c->store.read(c->store.ctx, &c->author[index / PD_STREAMS].id, (uint8_t)(index % PD_STREAMS), start,
-                               c->piece, n);
+    size_t got = c->store.read(c->store.ctx, &c->author[index / PD_STREAMS].id,
+                               (uint8_t)(index % PD_STREAMS), start, c->piece, n);
     return got == n && !memcmp(c->piece, bytes, n);
 }
 
@@ -320,10 +331,12 @@ static bool differs_from_ours(pd_core *c, uint32_t index, const uint8_t *bytes, 
 }
 
 /* A whole log from its first byte: another one than ours if its seal holds. */
-static void judge_own(pd_core *c, pd_link *l, uint32_t index, const uint8_t *bytes, size_t n, const uint8_t seal[64]) {
+static void judge_own(pd_core *c, pd_link *l, uint32_t index, const uint8_t *bytes, size_t n,
+                      const uint8_t seal[64]) {
     const pd_log *log = pd_log_at_index(c, index);
     pd_chain chain;
-    pd_chain_init(&chain, c->conf.run, &c->author[index / PD_STREAMS].id, (uint8_t)(index % PD_STREAMS));
+    pd_chain_init(&chain, c->conf.run, &c->author[index / PD_STREAMS].id,
+                  (uint8_t)(index % PD_STREAMS));
     if (!verifies(c, index, &chain, bytes, n, seal)) {
         c->bad_seals++;
         l->log[index].bad = true;
@@ -335,7 +348,8 @@ static void judge_own(pd_core *c, pd_link *l, uint32_t index, const uint8_t *byt
     }
 }
 
-/* Not what we wrote.  A proof needs all of it, from the first byte: begin with this piece, or ask, once a session. */
+/* Not what we wrote.  A proof needs all of it, from the first byte: begin with this piece, or ask,
+ * once a session. */
 static void suspect_own(pd_core *c, pd_link *l, uint32_t index, const segment *s) {
     pd_link_log *ll = &l->log[index];
     pd_stage *st = pd_stage_find(c, index);
@@ -350,7 +364,8 @@ static void suspect_own(pd_core *c, pd_link *l, uint32_t index, const segment *s
     }
 }
 
-/* May this segment of our own log be taken like anybody's, because it goes on behind what we hold? */
+/* May this segment of our own log be taken like anybody's, because it goes on behind what we hold?
+ */
 static bool own_goes_on(pd_core *c, pd_link *l, uint32_t index, const segment *s) {
     const pd_log *log = pd_log_at_index(c, index);
     const pd_stage *st = pd_stage_find(c, index);

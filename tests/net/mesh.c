@@ -62,7 +62,8 @@ happening *mesh_push(mesh *m, uint64_t at, what kind, uint32_t n) {
         m->room_heap = m->room_heap ? 2 * m->room_heap : 256;
         m->heap = realloc(m->heap, m->room_heap * sizeof *m->heap);
     }
-    m->heap[m->n_heap] = (happening){.at = at < m->now ? m->now : at, .seq = ++m->seq, .kind = kind, .node = n};
+    m->heap[m->n_heap] =
+        (happening){.at = at < m->now ? m->now : at, .seq = ++m->seq, .kind = kind, .node = n};
     m->heap[m->n_heap].epoch = m->nodes[n].epoch;
     return sift_up(m, m->n_heap++);
 }
@@ -118,8 +119,10 @@ bool mesh_converged(mesh *m, char *why, size_t room) {
         }
         if (s.voice != PD_VOICE_SPEAKING || s.unsealed)
             return differ(why, room, "has not spoken all it has", n);
-        if (s.links != m->n_nodes - 1 || s.members != m->n_nodes - 1)
-            {snprintf(why,room,"node %u links %u members %u", i, s.links, s.members);return false;}
+        if (s.links != m->n_nodes - 1 || s.members != m->n_nodes - 1) {
+            snprintf(why, room, "node %u links %u members %u", i, s.links, s.members);
+            return false;
+        }
         if (s.missing || s.vv_hash != s0.vv_hash)
             return differ(why, room, "has another version vector", n);
         if (!same_logs(n, &m->nodes[0]) || !same_logs(&m->nodes[0], n) || memcmp(first, digest, 16))

@@ -1,9 +1,10 @@
 /* mesh.h - many gossip cores in one process: one seed, virtual time, one heap of events.
  *
- * Everything outside the core is played here: the network (delay, sessions that die with what was in flight, one-way
- * partitions, back-pressure), the store (what is committed survives, the rest does not), crashes, pauses, restored
- * backups, joins by ticket, and a peer that changes bytes it relays.  Chains, seals' layout, codec and replay are the
- * real ones.  A watcher reads every frame and checks what must never happen.
+ * Everything outside the core is played here: the network (delay, sessions that die with what was
+ * in flight, one-way partitions, back-pressure), the store (what is committed survives, the rest
+ * does not), crashes, pauses, restored backups, joins by ticket, and a peer that changes bytes it
+ * relays.  Chains, seals' layout, codec and replay are the real ones.  A watcher reads every frame
+ * and checks what must never happen.
  */
 #ifndef MESH_H
 #define MESH_H
@@ -76,9 +77,9 @@ typedef struct node {
 typedef struct pipe_end {
     uint64_t session;
     uint32_t node, epoch;
-    bool open;          /* this end knows the session */
-    bool doomed;        /* nothing sent from here arrives any more */
-    uint64_t last;      /* FIFO: nothing from here arrives before */
+    bool open;     /* this end knows the session */
+    bool doomed;   /* nothing sent from here arrives any more */
+    uint64_t last; /* FIFO: nothing from here arrives before */
     uint64_t clogged_until;
     pd_author alias[PD_AUTHORS_MAX];
     uint64_t at[PD_LOGS_MAX]; /* end of the last segment, by alias */
@@ -89,7 +90,18 @@ typedef struct pipe_state {
     pipe_end end[2];
 } pipe_state;
 
-typedef enum what { W_TICK, W_FRAME, W_UP, W_DOWN, W_DIAL_FAILED, W_STORED, W_FLOWING, W_GRADIENT, W_LAZY, W_FAULT } what;
+typedef enum what {
+    W_TICK,
+    W_FRAME,
+    W_UP,
+    W_DOWN,
+    W_DIAL_FAILED,
+    W_STORED,
+    W_FLOWING,
+    W_GRADIENT,
+    W_LAZY,
+    W_FAULT
+} what;
 
 typedef struct happening {
     uint64_t at, seq;
@@ -143,8 +155,8 @@ bool mesh_pop(mesh *m, happening *out);
 void net_dial(mesh *m, node *from, const pd_action *a);
 void net_send(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n);
 void net_close(mesh *m, node *from, uint64_t session);
-void net_kill(mesh *m, size_t pipe);      /* a TCP reset: what was in flight is lost */
-void net_crash(mesh *m, uint32_t index);   /* all its sessions */
+void net_kill(mesh *m, size_t pipe);     /* a TCP reset: what was in flight is lost */
+void net_crash(mesh *m, uint32_t index); /* all its sessions */
 pipe_end *net_end(mesh *m, uint64_t session);
 static inline pipe_end *net_other(mesh *m, uint64_t session) {
     return net_end(m, ((session - 1) ^ 1) + 1);

@@ -11,7 +11,8 @@ pipe_end *net_end(mesh *m, uint64_t session) {
 
 static uint64_t path_delay(mesh *m, uint32_t from, uint32_t to) {
     uint64_t d = m->delay[from][to];
-    uint64_t extra = m->faults && rng_percent(&m->r, 3) ? rng_between(&m->r, 200, 1500) : 0; /* a lost segment */
+    uint64_t extra =
+        m->faults && rng_percent(&m->r, 3) ? rng_between(&m->r, 200, 1500) : 0; /* a lost segment */
     return d + rng_below(&m->r, d / 2 + 1) + extra;
 }
 
@@ -33,11 +34,14 @@ void net_dial(mesh *m, node *from, const pd_action *a) {
     node *to = t < m->n_nodes ? &m->nodes[t] : NULL;
     bool guest = from->join != NULL;
     uint64_t rtt = to ? m->delay[from->index][t] + m->delay[t][from->index] : 100;
-    /* A record that only a restored node and its newcomer ever saw is lost and the newcomer shut out: nobody can tell. */
+    /* A record that only a restored node and its newcomer ever saw is lost and the newcomer shut
+     * out: nobody can tell. */
     bool forgets = to && to->ever_restored && to->snap.taken && !to->restored;
     invite *inv = to && guest && !forgets ? outstanding(to, from->guest) : NULL;
-    bool admitted = to && to->core && (guest ? inv != NULL : pd_core_is_member(to->core, from->id.pub));
-    bool reachable = to && to->up && to->paused_until <= m->now && !m->blocked[from->index][t] && !m->blocked[t][from->index];
+    bool admitted =
+        to && to->core && (guest ? inv != NULL : pd_core_is_member(to->core, from->id.pub));
+    bool reachable = to && to->up && to->paused_until <= m->now && !m->blocked[from->index][t] &&
+                     !m->blocked[t][from->index];
     if (!reachable || !admitted || memcmp(to->id.pub, a->key, 32)) {
         dial_failed(m, from, a->key, admitted ? rng_between(&m->r, 1000, 15000) : rtt * 3);
         return;
@@ -51,13 +55,15 @@ void net_dial(mesh *m, node *from, const pd_action *a) {
     p->guest = guest;
     for (unsigned i = 0; i < 2; i++) {
         node *n = i ? to : from;
-        p->end[i] = (pipe_end){.session = 2 * m->n_pipes - 1 + i, .node = n->index, .epoch = n->epoch, .open = true};
+        p->end[i] = (pipe_end){
+            .session = 2 * m->n_pipes - 1 + i, .node = n->index, .epoch = n->epoch, .open = true};
         uint64_t at = m->now + rtt * 3 + (i ? 0 : m->delay[t][from->index]);
         p->end[1 - i].last = at; /* what comes from the other end arrives after this end is up */
         happening *h = mesh_push(m, at, W_UP, n->index);
         h->a = p->end[i].session;
         h->b = inv && i ? inv->id : 0;
-        h->c = (uint64_t)(i == 0) | (uint64_t)(guest && i) << 1 | (uint64_t)(inv && inv->spent) << 2;
+        h->c =
+            (uint64_t)(i == 0) | (uint64_t)(guest && i) << 1 | (uint64_t)(inv && inv->spent) << 2;
         memcpy(h->author.key, i == 0 ? to->id.pub : guest ? from->guest : from->id.pub, 32);
     }
 }
@@ -70,7 +76,8 @@ void net_send(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n)
     if (!e->open || !o->open || e->doomed)
         return;
     if (m->blocked[e->node][o->node]) {
-        /* Nothing passes: TCP would send again for a while and then give up; no later byte can pass the gap. */
+        /* Nothing passes: TCP would send again for a while and then give up; no later byte can pass
+         * the gap. */
         e->doomed = true;
         mesh_push(m, m->now + rng_between(&m->r, 5000, 60000), W_FAULT, e->node)->a = session;
         return;
@@ -126,7 +133,9 @@ void net_crash(mesh *m, uint32_t index) {
             e->open = false;
             e->doomed = o->doomed = true;
             if (o->open) /* a killed process resets; a machine that died is silent */
-                tell_down(m, o, m->now + (rng_percent(&m->r, 70) ? m->delay[index][o->node] : rng_between(&m->r, 20000, 60000)));
+                tell_down(m, o,
+                          m->now + (rng_percent(&m->r, 70) ? m->delay[index][o->node]
+                                                           : rng_between(&m->r, 20000, 60000)));
         }
 }
 
@@ -140,15 +149,15 @@ static void watch_segment(mesh *m, node *from, pipe_end *e, const pd_item *it) {
     *at = end;
     slog *l = node_log(from, a, stream, false);
     if (!l || l->n < end || memcmp(l->bytes + start, it->u.seg.bytes, it->u.seg.count)) {
-        mesh_fail(m, "S12: node %u sends bytes it does not hold (%llu..%llu)", from->index, (unsigned long long)start,
-                  (unsigned long long)end);
+        mesh_fail(m, "S12: node %u sends bytes it does not hold (%llu..%llu)", from->index,
+                  (unsigned long long)start, (unsigned long long)end);
         return;
     }
     /* Bytes that others showed it and that it took back need not be durable again. */
     bool ours = !memcmp(a->key, from->id.pub, 32) && from->incarnation == a->inc;
     if (ours && l->durable < end && mesh_truth(m, a, stream)->n < end)
-        mesh_fail(m, "S2: node %u sends own bytes up to %llu, durable are %llu", from->index, (unsigned long long)end,
-                  (unsigned long long)l->durable);
+        mesh_fail(m, "S2: node %u sends own bytes up to %llu, durable are %llu", from->index,
+                  (unsigned long long)end, (unsigned long long)l->durable);
 }
 
 void net_watch(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n) {

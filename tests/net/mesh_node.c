@@ -1,4 +1,5 @@
-/* mesh_node.c - one node around its core: keys, ledger and store, the driver that carries actions out. */
+/* mesh_node.c - one node around its core: keys, ledger and store, the driver that carries actions
+ * out. */
 #include "mesh.h"
 
 #include <assert.h>
@@ -9,7 +10,8 @@
 
 slog *node_log(node *n, const pd_author *a, uint8_t stream, bool make) {
     for (uint32_t i = 0; i < n->n_logs; i++)
-        if (n->logs[i].stream == stream && n->logs[i].author.inc == a->inc && !memcmp(n->logs[i].author.key, a->key, 32))
+        if (n->logs[i].stream == stream && n->logs[i].author.inc == a->inc &&
+            !memcmp(n->logs[i].author.key, a->key, 32))
             return &n->logs[i];
     if (!make)
         return NULL;
@@ -28,7 +30,8 @@ static void grow(uint8_t **p, uint64_t *room, uint64_t n) {
 
 truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream) {
     for (uint32_t i = 0; i < m->n_truths; i++)
-        if (m->truths[i].stream == stream && m->truths[i].author.inc == a->inc && !memcmp(m->truths[i].author.key, a->key, 32))
+        if (m->truths[i].stream == stream && m->truths[i].author.inc == a->inc &&
+            !memcmp(m->truths[i].author.key, a->key, 32))
             return &m->truths[i];
     assert(m->n_truths < LOGS_MAX);
     truth *t = &m->truths[m->n_truths++];
@@ -43,7 +46,8 @@ static node *owner_of(mesh *m, const uint8_t key[32]) {
     return NULL;
 }
 
-/* Someone other than the author took these bytes: from now on they are what the author said, for ever. */
+/* Someone other than the author took these bytes: from now on they are what the author said, for
+ * ever. */
 static void witness(mesh *m, const node *n, const slog *l) {
     truth *t = mesh_truth(m, &l->author, l->stream);
     uint64_t common = t->n < l->n ? t->n : l->n;
@@ -51,8 +55,10 @@ static void witness(mesh *m, const node *n, const slog *l) {
         uint64_t at = 0;
         while (t->bytes[at] == l->bytes[at])
             at++;
-        mesh_fail(m, "S1: node %u took another byte for step %llu of an author (stream %u) than was seen before", n->index,
-                  (unsigned long long)at, l->stream);
+        mesh_fail(m,
+                  "S1: node %u took another byte for step %llu of an author (stream %u) than was "
+                  "seen before",
+                  n->index, (unsigned long long)at, l->stream);
         return;
     }
     if (l->n > t->n) {
@@ -62,12 +68,12 @@ static void witness(mesh *m, const node *n, const slog *l) {
     }
 }
 
-static void append(mesh *m, node *n, const pd_author *a, uint8_t stream, uint64_t from, const uint8_t *p, size_t size,
-                   const uint8_t seal[64]) {
+static void append(mesh *m, node *n, const pd_author *a, uint8_t stream, uint64_t from,
+                   const uint8_t *p, size_t size, const uint8_t seal[64]) {
     slog *l = node_log(n, a, stream, true);
     if (from != l->n) {
-        mesh_fail(m, "S3: node %u stores at %llu of a log of %llu", n->index, (unsigned long long)from,
-                  (unsigned long long)l->n);
+        mesh_fail(m, "S3: node %u stores at %llu of a log of %llu", n->index,
+                  (unsigned long long)from, (unsigned long long)l->n);
         return;
     }
     grow(&l->bytes, &l->room, from + size);
@@ -100,7 +106,8 @@ void node_take_snapshot(node *n) {
     }
 }
 
-/* What only memory held is gone, and with a restored author's backup perhaps for good: nobody can know it any more. */
+/* What only memory held is gone, and with a restored author's backup perhaps for good: nobody can
+ * know it any more. */
 static void forget_lost(mesh *m) {
     for (uint32_t i = 0; i < m->n_truths; i++) {
         truth *t = &m->truths[i];
@@ -144,7 +151,8 @@ static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
         cheap_sign(n->secret, msg, size, sig);
 }
 
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size, const uint8_t sig[64]) {
+static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
+                   const uint8_t sig[64]) {
     node *n = ctx;
     if (n->net->ed25519)
         return pd_verify(pub, msg, size, sig);
@@ -168,7 +176,8 @@ static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n,
     return *n > 0;
 }
 
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out, size_t room) {
+static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
+                       size_t room) {
     slog *l = node_log(ctx, a, stream, false);
     if (!l || from >= l->n)
         return 0;
@@ -181,7 +190,8 @@ uint8_t file_byte(uint64_t at) {
     return (uint8_t)(at * 2654435761u >> 13);
 }
 
-static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room, uint64_t *total) {
+static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                       size_t room, uint64_t *total) {
     node *n = ctx;
     *total = FILE_BYTES;
     if (digest[0] != 7 || offset >= n->file_got || n->file_got < FILE_BYTES)
@@ -241,7 +251,8 @@ void node_start(mesh *m, node *n) {
     pd_core_log log = {n, log_seal, log_read, log_file};
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
-    if (pd_core_open(&conf, crypto_of(n, &c), &log, m->now, n->arena, pd_core_bytes(&conf), &n->core)) {
+    if (pd_core_open(&conf, crypto_of(n, &c), &log, m->now, n->arena, pd_core_bytes(&conf),
+                     &n->core)) {
         mesh_fail(m, "node %u does not open: %s", n->index, pd_fail_text());
         return;
     }
@@ -264,7 +275,8 @@ void node_join(mesh *m, node *n, uint32_t inviter) {
     node *from = &m->nodes[inviter];
     if (!n->join_arena)
         n->join_arena = malloc(pd_join_bytes());
-    if (!from->n_invites || memcmp(from->invites[from->n_invites - 1].guest, n->guest, 32) || inviter != n->ticket_from) {
+    if (!from->n_invites || memcmp(from->invites[from->n_invites - 1].guest, n->guest, 32) ||
+        inviter != n->ticket_from) {
         assert(from->n_invites < INVITES_MAX);
         for (unsigned k = 0; k < 4; k++)
             pd_store64(n->guest + 8 * k, rng_next(&n->r));
@@ -281,7 +293,8 @@ void node_join(mesh *m, node *n, uint32_t inviter) {
     memcpy(conf.key, n->id.pub, 32);
     snprintf(conf.name, sizeof conf.name, "n%u", n->index);
     pd_core_crypto c;
-    pd_err e = pd_join_open(&conf, crypto_of(n, &c), m->now, n->join_arena, pd_join_bytes(), &n->join);
+    pd_err e =
+        pd_join_open(&conf, crypto_of(n, &c), m->now, n->join_arena, pd_join_bytes(), &n->join);
     assert(!e);
     (void)e;
     n->up = true;
@@ -326,7 +339,8 @@ static void store(mesh *m, node *n, const pd_action *a) {
 }
 
 void node_stored(mesh *m, node *n, const happening *h) {
-    pd_event e = {.kind = PD_EV_STORED, .author = h->author, .stream = (uint8_t)h->b, .at = h->c + h->n};
+    pd_event e = {
+        .kind = PD_EV_STORED, .author = h->author, .stream = (uint8_t)h->b, .at = h->c + h->n};
     if (m->now < n->disk_full_until)
         e.kind = PD_EV_STORE_FAILED;
     else {
@@ -348,7 +362,8 @@ static size_t lie(mesh *m, node *n, uint64_t session, const uint8_t *p, size_t s
     if (!n->liar || m->quiet || !pd_frame_open(p, size, &r, &ack))
         return size;
     while (pd_frame_next(&r, &it))
-        if (it.kind == PD_ITEM_SEG && memcmp(e->alias[it.u.seg.alias].key, n->id.pub, 32) && rng_percent(&m->r, 50))
+        if (it.kind == PD_ITEM_SEG && memcmp(e->alias[it.u.seg.alias].key, n->id.pub, 32) &&
+            rng_percent(&m->r, 50))
             out[it.u.seg.bytes - p] ^= out[it.u.seg.bytes - p] == 0x81 ? 2 : 1;
     return size;
 }
@@ -393,7 +408,8 @@ static void take_piece(mesh *m, node *n, const pd_action *a) {
     for (size_t i = 0; i < a->n; i++)
         n->file_bad |= a->p[i] != file_byte(a->at + i);
     if (a->at != n->file_got || n->file_bad)
-        mesh_fail(m, "node %u gets a wrong piece of the file at %llu", n->index, (unsigned long long)a->at);
+        mesh_fail(m, "node %u gets a wrong piece of the file at %llu", n->index,
+                  (unsigned long long)a->at);
     n->file_got += a->n;
 }
 
@@ -446,7 +462,8 @@ static bool carry_out(mesh *m, node *n, const pd_action *a) {
 }
 
 void node_step(mesh *m, node *n, const pd_event *e) {
-    pd_action *acts = malloc(PD_ACTIONS_MAX * sizeof *acts); /* a process that starts in here steps too */
+    pd_action *acts =
+        malloc(PD_ACTIONS_MAX * sizeof *acts); /* a process that starts in here steps too */
     size_t k = n->core ? pd_core_step(n->core, m->now, e, acts, PD_ACTIONS_MAX)
                        : pd_join_step(n->join, m->now, e, acts, PD_ACTIONS_MAX);
     m->steps++;
@@ -486,6 +503,7 @@ void node_digest(mesh *m, const node *n, uint8_t out[16]) {
     int32_t a[COORDS] = {0};
     for (uint32_t i = 0; i < n->n_logs; i++)
         if (n->logs[i].stream == PD_STREAM_GRADIENTS && n->logs[i].n)
-            pd_replay_fold(&m->replay, a, COORDS, &n->logs[i].author, 0, n->logs[i].bytes, (size_t)n->logs[i].n);
+            pd_replay_fold(&m->replay, a, COORDS, &n->logs[i].author, 0, n->logs[i].bytes,
+                           (size_t)n->logs[i].n);
     pd_replay_digest(a, COORDS, out);
 }

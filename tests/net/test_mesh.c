@@ -1,13 +1,15 @@
-/* test_mesh.c - seeds of a small swarm under faults: nothing wrong while they last, everyone equal after they end.
+/* test_mesh.c - seeds of a small swarm under faults: nothing wrong while they last, everyone equal
+ * after they end.
  *
- *   test_mesh            600 seeds and one with Ed25519; every tenth twice, for equal traces
+ *   test_mesh            400 seeds and one with Ed25519; every tenth twice, for equal traces
  *   test_mesh A B        seeds A..B
  *   test_mesh SEED       one seed; MESH_NOTES=1 prints what the nodes say
  *   test_mesh_planted    each planted bug must be found
  *
- * Safety, at every event: S1 one byte a step, S2 persist before send, S3 contiguity, S9 bounds and parsing, S12 what is
- * announced is held, pd_core_check.  After healing: equal version vectors, logs and digests of a real replay, nothing
- * acknowledged lost (S5, S6, L1, L2), everyone linked and speaking, the file complete.
+ * Safety, at every event: S1 one byte a step, S2 persist before send, S3 contiguity, S9 bounds and
+ * parsing, S12 what is announced is held, pd_core_check.  After healing: equal version vectors,
+ * logs and digests of a real replay, nothing acknowledged lost (S5, S6, L1, L2), everyone linked
+ * and speaking, the file complete.
  */
 #include "mesh.h"
 
@@ -15,7 +17,20 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum fault { F_KILL_THIS, F_KILL, F_BLOCK, F_UNBLOCK, F_CRASH, F_START, F_PAUSE, F_DISK, F_SNAPSHOT, F_RESTORE, F_JOIN, F_STOP };
+enum fault {
+    F_KILL_THIS,
+    F_KILL,
+    F_BLOCK,
+    F_UNBLOCK,
+    F_CRASH,
+    F_START,
+    F_PAUSE,
+    F_DISK,
+    F_SNAPSHOT,
+    F_RESTORE,
+    F_JOIN,
+    F_STOP
+};
 
 enum { BOUND_MS = 900000 };
 
@@ -30,7 +45,11 @@ static void fault_at(mesh *m, uint64_t at, enum fault f, uint32_t n, uint64_t a,
 
 static void make_run(mesh *m) {
     pd_manifest *r = &m->manifest;
-    *r = (pd_manifest){.model_name = "mesh", .model_arch = "llama", .space = PD_SPACE_ALIGNED, .rank = 1, .targets = 1};
+    *r = (pd_manifest){.model_name = "mesh",
+                       .model_arch = "llama",
+                       .space = PD_SPACE_ALIGNED,
+                       .rank = 1,
+                       .targets = 1};
     r->basis_bytes = FILE_BYTES;
     r->unit_bits = 26;
     r->n_coords = COORDS;
@@ -51,7 +70,8 @@ static uint64_t some_time(mesh *m, uint64_t until) {
     return rng_between(&m->r, 5000, until);
 }
 
-/* One of a kind, at some node, with some number.  Drawn one after the other: C leaves the order of arguments open. */
+/* One of a kind, at some node, with some number.  Drawn one after the other: C leaves the order of
+ * arguments open. */
 static void fault_some_time(mesh *m, uint64_t until, enum fault f, uint64_t lo, uint64_t hi) {
     uint64_t at = some_time(m, until);
     uint32_t n = (uint32_t)rng_below(&m->r, m->n_nodes);
@@ -73,10 +93,13 @@ static void plan_crash(mesh *m, uint64_t until, uint32_t n) {
     fault_at(m, at + down, F_START, n, 0, 0);
 }
 
-/* Swarm testing: each kind of fault is in about half of the runs, since some bugs need the absence of others. */
+/* Swarm testing: each kind of fault is in about half of the runs, since some bugs need the absence
+ * of others. */
 static void plan(mesh *m, uint64_t until) {
-    bool kills = rng_percent(&m->r, 60), blocks = rng_percent(&m->r, 50), crashes = rng_percent(&m->r, 60);
-    bool pauses = rng_percent(&m->r, 40), disks = rng_percent(&m->r, 30), restores = rng_percent(&m->r, 40);
+    bool kills = rng_percent(&m->r, 60), blocks = rng_percent(&m->r, 50),
+         crashes = rng_percent(&m->r, 60);
+    bool pauses = rng_percent(&m->r, 40), disks = rng_percent(&m->r, 30),
+         restores = rng_percent(&m->r, 40);
     bool stops = rng_percent(&m->r, 30);
     uint32_t n = m->n_nodes;
     for (uint64_t i = kills ? rng_below(&m->r, 20) : 0; i; i--)
@@ -103,14 +126,16 @@ static void plan(mesh *m, uint64_t until) {
         fault_at(m, at, F_STOP, who, rng_percent(&m->r, 50), 0);
         fault_at(m, at + rng_between(&m->r, 5000, 60000), F_START, who, 0, 0);
     }
-    if (n > 2 && !restores && rng_percent(&m->r, 30)) /* a restored node whose only peer lies is lost */
+    if (n > 2 && !restores &&
+        rng_percent(&m->r, 30)) /* a restored node whose only peer lies is lost */
         m->nodes[rng_below(&m->r, n)].liar = true;
 }
 
 static mesh *make(uint64_t seed, bool ed25519) {
     mesh *m = mesh_open(seed);
     m->ed25519 = ed25519;
-    m->n_nodes = (uint32_t)(rng_percent(&m->r, 90) ? rng_between(&m->r, 2, 7) : rng_between(&m->r, 8, NODES_MAX));
+    m->n_nodes = (uint32_t)(rng_percent(&m->r, 90) ? rng_between(&m->r, 2, 7)
+                                                   : rng_between(&m->r, 8, NODES_MAX));
     m->faults = rng_percent(&m->r, 85);
     for (uint32_t i = 0; i < m->n_nodes; i++)
         node_init(m, i);
@@ -126,7 +151,10 @@ static mesh *make(uint64_t seed, bool ed25519) {
     if (m->faults)
         plan(m, until);
     for (uint32_t i = 1; i < m->n_nodes; i++)
-        fault_at(m, m->now + 100 + (rng_percent(&m->r, 60) ? rng_below(&m->r, 5000) : rng_below(&m->r, until)), F_JOIN, i, 0, 0);
+        fault_at(m,
+                 m->now + 100 +
+                     (rng_percent(&m->r, 60) ? rng_below(&m->r, 5000) : rng_below(&m->r, until)),
+                 F_JOIN, i, 0, 0);
     node_start(m, &m->nodes[0]);
     mesh_run(m, until);
     return m;
@@ -166,8 +194,9 @@ static void strike(mesh *m, const happening *h) {
     node *n = &m->nodes[h->node];
     if (m->quiet && h->b != F_KILL_THIS && h->b != F_JOIN && h->b != F_START)
         return; /* planned for later, and over too */
-    static const char *const name[] = {"reset", "reset some", "block", "unblock", "crash", "start", "pause", "disk full",
-                                       "snapshot", "restore", "join", "stop"};
+    static const char *const name[] = {"reset",    "reset some", "block", "unblock",
+                                       "crash",    "start",      "pause", "disk full",
+                                       "snapshot", "restore",    "join",  "stop"};
     if (getenv("MESH_NOTES"))
         printf("%8.3f n%u: -- %s\n", (double)m->now / 1000, h->node, name[h->b]);
     switch ((enum fault)h->b) {
@@ -175,7 +204,8 @@ static void strike(mesh *m, const happening *h) {
         net_kill(m, (h->a - 1) / 2);
         break;
     case F_KILL:
-        for (size_t tries = 0, at = m->n_pipes ? h->a % m->n_pipes : 0; tries < m->n_pipes; tries++, at++)
+        for (size_t tries = 0, at = m->n_pipes ? h->a % m->n_pipes : 0; tries < m->n_pipes;
+             tries++, at++)
             if (m->pipes[at % m->n_pipes].end[0].open) {
                 net_kill(m, at % m->n_pipes);
                 break;
@@ -200,7 +230,8 @@ static void strike(mesh *m, const happening *h) {
         n->disk_full_until = m->now + h->a;
         break;
     case F_SNAPSHOT:
-        if (n->core && (n->index || n->n_logs > 2)) /* a founder that forgets everyone cannot be told */
+        if (n->core &&
+            (n->index || n->n_logs > 2)) /* a founder that forgets everyone cannot be told */
             node_take_snapshot(n);
         break;
     case F_RESTORE:
@@ -223,7 +254,8 @@ static void gradient(mesh *m, node *n) {
     pd_event e = {.kind = PD_EV_GRADIENT};
     if (m->quiet)
         return;
-    mesh_push(m, m->now + rng_between(&n->r, n->rate_ms / 2, n->rate_ms * 3 / 2), W_GRADIENT, n->index);
+    mesh_push(m, m->now + rng_between(&n->r, n->rate_ms / 2, n->rate_ms * 3 / 2), W_GRADIENT,
+              n->index);
     if (!n->core || !pd_core_may_speak(n->core, &e.author, &e.at))
         return;
     e.byte = (uint8_t)rng_next(&n->r);
@@ -237,7 +269,8 @@ static void frame(mesh *m, node *n, const happening *h, bool down) {
         return;
     if (down)
         e->open = false;
-    pd_event ev = {.kind = down ? PD_EV_SESSION_DOWN : PD_EV_FRAME, .session = h->a, .p = h->p, .n = h->n};
+    pd_event ev = {
+        .kind = down ? PD_EV_SESSION_DOWN : PD_EV_FRAME, .session = h->a, .p = h->p, .n = h->n};
     node_step(m, n, &ev);
 }
 
@@ -329,7 +362,8 @@ static void heal(mesh *m) {
     memset(m->blocked, 0, sizeof m->blocked);
     for (uint32_t i = 0; i < m->n_nodes; i++) {
         node *n = &m->nodes[i];
-        n->disk_full_until = 0; /* a pause ends when it ends: what waits behind it must not be overtaken */
+        n->disk_full_until =
+            0; /* a pause ends when it ends: what waits behind it must not be overtaken */
         start(m, n);
         pd_event e = {.kind = PD_EV_FLUSH};
         if (n->core && n->paused_until <= m->now)
@@ -376,7 +410,8 @@ static int planted(void) {
         for (o = run_seed(seed, false); !*o.failure && seed < 500; o = run_seed(++seed, false))
             ;
         bad += !*o.failure;
-        printf("%-28s %s seed %llu: %s\n", bug[b], *o.failure ? "found," : "NOT FOUND,", (unsigned long long)seed, o.failure);
+        printf("%-28s %s seed %llu: %s\n", bug[b], *o.failure ? "found," : "NOT FOUND,",
+               (unsigned long long)seed, o.failure);
         fflush(stdout);
     }
     return bad ? 1 : 0;
@@ -406,7 +441,7 @@ int main(int argc, char **argv) {
     return planted();
 #else
     uint64_t from = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 600;
+    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 400;
     outcome sum = {0};
     int failed = 0;
     clock_t began = clock();
@@ -414,10 +449,12 @@ int main(int argc, char **argv) {
         failed += one(seed, false, argc == 1 && seed % 10 == 0, &sum);
     if (argc == 1)
         failed += one(11, true, false, &sum);
-    printf("%llu seeds, %d failed; %llu steps, %llu frames, %llu records; agreement after %.0f s at most; %.1f s of CPU; "
+    printf("%llu seeds, %d failed; %llu steps, %llu frames, %llu records; agreement after %.0f s "
+           "at most; %.1f s of CPU; "
            "last trace %016llx\n",
-           (unsigned long long)(to - from + 1), failed, (unsigned long long)sum.steps, (unsigned long long)sum.frames,
-           (unsigned long long)sum.records, (double)sum.healed_ms / 1000, (double)(clock() - began) / CLOCKS_PER_SEC,
+           (unsigned long long)(to - from + 1), failed, (unsigned long long)sum.steps,
+           (unsigned long long)sum.frames, (unsigned long long)sum.records,
+           (double)sum.healed_ms / 1000, (double)(clock() - began) / CLOCKS_PER_SEC,
            (unsigned long long)sum.trace);
     return failed ? 1 : 0;
 #endif

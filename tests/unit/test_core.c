@@ -1,4 +1,5 @@
-/* test_core.c - one gossip core, its peer and its store played by hand: the rules that must hold at any single node.
+/* test_core.c - one gossip core, its peer and its store played by hand: the rules that must hold at
+ * any single node.
  *
  * What many cores make of each other is tested by the network of tests/net.
  */
@@ -26,7 +27,8 @@ static void sign(void *ctx, const void *msg, size_t n, uint8_t sig[64]) {
     pd_sign(&((world *)ctx)->a, msg, n, sig);
 }
 
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t n, const uint8_t sig[64]) {
+static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t n,
+                   const uint8_t sig[64]) {
     (void)ctx;
     return pd_verify(pub, msg, n, sig);
 }
@@ -46,22 +48,25 @@ static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n,
     return *n > 0;
 }
 
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out, size_t room) {
+static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
+                       size_t room) {
     world *w = ctx;
     uint32_t i;
-    return pd_ledger_author(w->ledger, a, &i) ? 0 : pd_ledger_read(w->ledger, i, stream, from, out, room);
+    return pd_ledger_author(w->ledger, a, &i)
+               ? 0
+               : pd_ledger_read(w->ledger, i, stream, from, out, room);
 }
 
-static void append(world *w, const pd_author *a, uint8_t stream, uint64_t from, const uint8_t *p, size_t n,
-                   const uint8_t seal[64]) {
+static void append(world *w, const pd_author *a, uint8_t stream, uint64_t from, const uint8_t *p,
+                   size_t n, const uint8_t seal[64]) {
     uint32_t i;
     ck_assert_int_eq(pd_ledger_author(w->ledger, a, &i), PD_OK);
     ck_assert_int_eq(pd_ledger_append(w->ledger, i, stream, from, p, n, seal), PD_OK);
 }
 
 /* Seal a whole log as its author would. */
-static void seal_log(world *w, const pd_identity *id, uint32_t inc, uint8_t stream, const uint8_t *p, size_t n,
-                     uint8_t seal[64]) {
+static void seal_log(world *w, const pd_identity *id, uint32_t inc, uint8_t stream,
+                     const uint8_t *p, size_t n, uint8_t seal[64]) {
     pd_author a = {.inc = inc};
     pd_chain chain;
     uint8_t msg[PD_SEAL_MESSAGE_BYTES];
@@ -139,7 +144,8 @@ static void stored(world *w) {
     pd_action *a = find(w, PD_ACT_STORE);
     ck_assert(a && a->own);
     append(w, &a->author, a->stream, a->at, a->p, a->n, a->seal);
-    pd_event e = {.kind = PD_EV_STORED, .author = a->author, .stream = a->stream, .at = a->at + a->n};
+    pd_event e = {
+        .kind = PD_EV_STORED, .author = a->author, .stream = a->stream, .at = a->at + a->n};
     step(w, &e);
 }
 
@@ -177,7 +183,9 @@ static void open_core(world *w) {
     pd_core_crypto crypto = {w, sign, verify, count};
     pd_core_log log = {w, log_seal, log_read, NULL};
     w->rx = w->tx = 0;
-    ck_assert_int_eq(pd_core_open(&w->conf, &crypto, &log, w->now, w->arena, pd_core_bytes(&w->conf), &w->core), PD_OK);
+    ck_assert_int_eq(
+        pd_core_open(&w->conf, &crypto, &log, w->now, w->arena, pd_core_bytes(&w->conf), &w->core),
+        PD_OK);
     tick(w, 0);
 }
 
@@ -240,7 +248,8 @@ static bool may_speak(world *w) {
 
 /* ---- speaking ----------------------------------------------------------------------------- */
 
-/* A node that speaks right after a start may say other bytes than it said before its disk was set back. */
+/* A node that speaks right after a start may say other bytes than it said before its disk was set
+ * back. */
 START_TEST(it_listens_before_it_speaks) {
     world *w = make(NULL, 0);
     ck_assert(!may_speak(w));
@@ -306,7 +315,8 @@ START_TEST(nothing_own_leaves_before_it_is_stored) {
     gradient(w, 6); /* goes on while the disk is full */
     tick(w, 1000);
     pd_action *again = find(w, PD_ACT_STORE);
-    ck_assert(again && again->n == 1 && !memcmp(again->seal, first.seal, 64)); /* the same seal, never another */
+    ck_assert(again && again->n == 1 &&
+              !memcmp(again->seal, first.seal, 64)); /* the same seal, never another */
     stored(w);
     if (!said(w, PD_ITEM_SEG, &it)) {
         tick(w, 300);
@@ -335,7 +345,8 @@ static pd_item own_alias(world *w) {
     return it;
 }
 
-static void show_own(world *w, uint32_t inc, uint64_t start, const uint8_t *p, size_t n, const uint8_t seal[64]) {
+static void show_own(world *w, uint32_t inc, uint64_t start, const uint8_t *p, size_t n,
+                     const uint8_t seal[64]) {
     pd_item items[2] = {own_alias(w), {.kind = PD_ITEM_SEG}};
     items[0].u.alias.author.inc = inc;
     items[1].u.seg.alias = 9;
@@ -353,7 +364,9 @@ START_TEST(a_longer_own_log_is_taken_back_and_continued) {
     seal_log(w, &w->a, 0, 0, log, 5, seal);
     up(w, 1, w->b.pub);
     pd_head heads[1] = {{18, 5}};
-    pd_item items[3] = {hello(w, false), own_alias(w), {.kind = PD_ITEM_VV, .u.heads = {.count = 1, .heads = heads}}};
+    pd_item items[3] = {hello(w, false),
+                        own_alias(w),
+                        {.kind = PD_ITEM_VV, .u.heads = {.count = 1, .heads = heads}}};
     say(w, items, 3);
     ck_assert(!may_speak(w)); /* b claims to hold more of us */
     show_own(w, 0, 2, log + 2, 3, seal);
@@ -392,7 +405,8 @@ START_TEST(a_proven_double_opens_the_next_incarnation_and_a_second_ends_the_proc
     gradient(w, 7);
     step(w, &(pd_event){.kind = PD_EV_FLUSH});
     stored(w);
-    const uint8_t longer[6] = {1, 2, 3, 4, 7, 8}; /* somebody goes on behind what only we can know */
+    const uint8_t longer[6] = {1, 2, 3,
+                               4, 7, 8}; /* somebody goes on behind what only we can know */
     seal_log(w, &w->a, 0, 0, longer, 6, seal);
     show_own(w, 0, 5, longer + 5, 1, seal);
     ck_assert(find(w, PD_ACT_FATAL) && find(w, PD_ACT_FATAL)->at == 75);
@@ -421,10 +435,12 @@ START_TEST(every_changed_byte_of_a_frame_is_harmless) {
     up(w, 1, w->b.pub);
     seal_log(w, &w->b, 0, 0, log, 3, seal);
     pd_head heads[2] = {{6, 3}, {18, 4}};
-    pd_item items[8] = {hello(w, false), {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 3}}, own_alias(w)};
+    pd_item items[8] = {
+        hello(w, false), {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 3}}, own_alias(w)};
     memcpy(items[1].u.alias.author.key, w->b.pub, 32);
     items[3] = (pd_item){.kind = PD_ITEM_VV, .u.heads = {.want = true, .count = 2, .heads = heads}};
-    items[4] = (pd_item){.kind = PD_ITEM_SEG, .u.seg = {.alias = 3, .bytes = log, .count = 3, .seal = seal}};
+    items[4] = (pd_item){.kind = PD_ITEM_SEG,
+                         .u.seg = {.alias = 3, .bytes = log, .count = 3, .seal = seal}};
     items[5] = (pd_item){.kind = PD_ITEM_PULL, .u.pull = {19, 0, 4096}};
     items[6] = (pd_item){.kind = PD_ITEM_FILEQ, .u.part = {.limit = 9}};
     items[7] = (pd_item){.kind = PD_ITEM_PING, .u.ping = {5, 0}};
@@ -485,7 +501,8 @@ END_TEST
 
 static void knock(world *w, bool right, bool spent) {
     uint8_t msg[PD_JOIN_MESSAGE_BYTES], curve[32] = {0xcc};
-    pd_event e = {.kind = PD_EV_SESSION_UP, .session = 1, .guest = true, .invite = 42, .spent = spent};
+    pd_event e = {
+        .kind = PD_EV_SESSION_UP, .session = 1, .guest = true, .invite = 42, .spent = spent};
     pd_item it = {.kind = PD_ITEM_JOIN, .u.join = {.name = "c\x1b[", .name_size = 3}};
     memcpy(e.key, curve, 32);
     step(w, &e);
@@ -507,7 +524,8 @@ START_TEST(a_guest_is_welcomed_only_when_its_record_is_durable) {
     stored(w);
     tick(w, 0);
     ck_assert(pd_core_is_member(w->core, w->guest.pub));
-    ck_assert(find(w, PD_ACT_INVITE_USED) && find(w, PD_ACT_INVITE_USED)->invite == 42 && find(w, PD_ACT_ALLOW));
+    ck_assert(find(w, PD_ACT_INVITE_USED) && find(w, PD_ACT_INVITE_USED)->invite == 42 &&
+              find(w, PD_ACT_ALLOW));
     ck_assert(said(w, PD_ITEM_WELCOME, &it));
     ck_assert(it.u.part.offset == 0 && it.u.part.count == it.u.part.total);
     ck_assert(it.u.part.bytes[0] == 4 && !memcmp(it.u.part.bytes + 1, "text", 4));
@@ -526,7 +544,8 @@ START_TEST(a_guest_without_its_key_or_with_a_used_ticket_is_refused) {
             step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
         knock(w, k != 0, k == 1);
         ck_assert(!find(w, PD_ACT_STORE) && said(w, PD_ITEM_BYE, &it));
-        ck_assert_int_eq(it.u.bye, k < 2 ? PD_BYE_REFUSED : PD_BYE_NOT_NOW); /* 2: it still listens itself */
+        ck_assert_int_eq(it.u.bye,
+                         k < 2 ? PD_BYE_REFUSED : PD_BYE_NOT_NOW); /* 2: it still listens itself */
         tick(w, 1000);
         ck_assert(find(w, PD_ACT_CLOSE));
         drop(w);
