@@ -22,6 +22,7 @@ static void expect_equal(const pd_basis *a, const pd_basis *b) {
             continue;
         ck_assert_mem_eq(x->u2, y->u2, (size_t)a->r2 * x->out * 4);
         ck_assert_mem_eq(x->v2, y->v2, (size_t)a->r2 * x->in * 4);
+        ck_assert_mem_eq(x->d2, y->d2, (size_t)a->r2 * a->r2 * 4);
         if (!a->r1)
             continue;
         ck_assert_mem_eq(x->u1, y->u1, (size_t)a->r1 * x->out * 4);
@@ -225,6 +226,10 @@ START_TEST(test_ranks) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         ck_assert_int_eq(pd_basis_new(&info, bad[i][2], bad[i][0], bad[i][1], &b), PD_EUSAGE);
     ck_assert_ptr_null(b);
+    ck_ok(pd_basis_new(&info, 2, 0, 3, &b)); /* a new one scales nothing */
+    for (uint32_t i = 0; i < 9; i++)
+        ck_assert(b->at[1].d2[i] == 1);
+    pd_basis_free(b);
 }
 END_TEST
 

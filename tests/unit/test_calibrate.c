@@ -253,6 +253,79 @@ START_TEST(captured_share) {
 }
 END_TEST
 
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What D2 should be, from each record's gradient by itself: one over the root of the variance
+ * between records, damped by a tenth of its median, and sum D2^2 var = sum var.  want (d), all
+ * targets.
+ */
+static void scales_by_definition(const house *h, const pd_data *text, const pd_basis *b,
+                                 double *want) {
+    pd_manifest m = manifest_of(PD_SPACE_ALIGNED, b->r2, ALL_TARGETS, pd_model_info_of(h->model));
+    size_t d = (size_t)m.n_coords, n = pd_data_count(text);
+    pd_space *s;
+    pd_view *v;
+    pd_bench bench;
+    ck_ok(pd_space_open(&m, pd_model_info_of(h->model), b, &s));
+    ck_ok(pd_view_open(s, &v));
+    ck_ok(pd_bench_open(h->model, 64, 1, true, &bench));
+    float *grad = malloc(d * sizeof *grad);
+    double *sum = calloc(4 * d, sizeof *sum), *square = sum + d, *var = sum + 2 * d,
+           *sorted = sum + 3 * d, before = 0, after = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pd_subset one = {text, &i, 1};
+        pd_loss loss;
+        ck_ok(pd_space_gradient(&bench, &one, v, d, grad, &loss));
+        for (size_t k = 0; k < d; k++) {
+            sum[k] += (double)grad[k] / (double)n;
+            square[k] += (double)grad[k] * (double)grad[k] / (double)n;
+        }
+    }
+    for (size_t k = 0; k < d; k++)
+        sorted[k] = var[k] = fmax(0, square[k] - sum[k] * sum[k]);
+    qsort(sorted, d, sizeof *sorted, by_value);
+    double damping = sorted[d / 2] / 10;
+    for (size_t k = 0; k < d; k++) {
+        before += var[k];
+        after += var[k] / (var[k] + damping);
+    }
+    for (size_t k = 0; k < d; k++)
+        want[k] = sqrt(before / after / (var[k] + damping));
+    free(grad);
+    free(sum);
+    pd_bench_close(&bench);
+    pd_view_close(v);
+    pd_space_close(s);
+}
+
+START_TEST(scales) {
+    house h = house_open(true);
+    pd_data *text = choice_data(&h, 1, 20);
+    pd_calibrate_opts o = options(2, 3);
+    pd_calibrate_report r;
+    pd_basis *plain, *scaled;
+    double want[4 * PD_TARGETS * 4]; /* 4 layers, rank 2 */
+    o.max_tokens = 64;               /* several batches */
+    o.whiten = 0;
+    ck_ok(pd_calibrate(h.model, text, &o, &plain, &r));
+    o.whiten = 1;
+    ck_ok(pd_calibrate(h.model, text, &o, &scaled, &r));
+    scales_by_definition(&h, text, plain, want);
+    for (size_t k = 0; k < 4 * PD_TARGETS * 4; k++) {
+        ck_assert(plain->at[k / 4].d2[k % 4] == 1);
+        ck_assert_double_le(fabs((double)scaled->at[k / 4].d2[k % 4] - want[k]), 0.01 * want[k]);
+    }
+    ck_assert_mem_eq(plain->at[3].u2, scaled->at[3].u2, 2 * plain->at[3].out * sizeof(float));
+    pd_basis_free(plain);
+    pd_basis_free(scaled);
+    pd_data_close(text);
+    house_close(&h);
+}
+END_TEST
+
 START_TEST(some_targets) {
     house h = house_open(true);
     pd_data *text = choice_data(&h, 1, 8);
@@ -298,6 +371,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, small_and_zero);
     tcase_add_test(tc, two_stages);
     tcase_add_test(tc, captured_share);
+    tcase_add_test(tc, scales);
     tcase_add_test(tc, some_targets);
     tcase_add_test(tc, misuse);
 }

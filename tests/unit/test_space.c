@@ -68,8 +68,8 @@ static void defined(const subject *s, const double *c, uint32_t layer, pd_target
                                (double)b->v1[q * in + i];
                 for (uint32_t p = 0; p < r; p++)
                     for (uint32_t q = 0; q < r; q++)
-                        *at +=
-                            (double)b->u2[p * out + o] * c[p * r + q] * (double)b->v2[q * in + i];
+                        *at += (double)b->u2[p * out + o] * (double)b->d2[p * r + q] *
+                               c[p * r + q] * (double)b->v2[q * in + i];
             }
         return;
     }

@@ -36,7 +36,8 @@ static inline pd_manifest manifest_of(pd_space_kind kind, uint32_t rank, uint32_
     return m;
 }
 
-/* A basis of random vectors of about unit length, rounded as the file holds them. */
+/* A basis of random vectors of about unit length, rounded as the file holds them, and random
+ * scales. */
 static inline pd_basis *random_basis(const pd_model_info *info, uint32_t targets, uint32_t r1,
                                      uint32_t r2, uint64_t from) {
     pd_basis *b = NULL;
@@ -58,6 +59,8 @@ static inline pd_basis *random_basis(const pd_model_info *info, uint32_t targets
             }
         for (uint32_t i = 0; x->out && i < r1 * r1; i++)
             x->c1[i] = (float)(0.3 * signed_uniform(&rng));
+        for (uint32_t i = 0; x->out && i < r2 * r2; i++)
+            x->d2[i] = (float)(1 + 0.5 * signed_uniform(&rng));
     }
     return b;
 }
