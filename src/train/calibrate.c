@@ -311,7 +311,7 @@ static pd_err warm_up(calibration *c, warm *w, const pd_subset *train, const pd_
     double best = INFINITY;
     int last_better = 0;
     for (int s = 0; s <= steps && !e; s++) {
-        pd_loss loss;
+        pd_loss loss = {0};
         pd_view_set_float(w->view, adam.c);
         if (held) {
             e = pd_evaluate(&c->bench, held, pd_view_adapter(w->view), &loss);
@@ -431,7 +431,7 @@ static double accuracy_of(const pd_loss *l) {
 }
 
 static pd_err stages(calibration *c, pd_basis *b, pd_calibrate_report *report) {
-    pd_loss loss;
+    pd_loss loss = {0};
     start s = {0};
     pd_err e = pd_evaluate(&c->bench, &c->all, NULL, &loss);
     report->loss_before = report->loss_start = pd_loss_mean(&loss);
@@ -465,6 +465,8 @@ pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_o
         return pd_fail(PD_EUSAGE,
                        "%zu calibration examples are too few; give at least 4 (32 are usual)",
                        c.all.n);
+    if (!opts->groups)
+        return pd_fail(PD_EUSAGE, "a basis is taken from at least one group of examples");
     if (opts->warm_steps > PD_WARM_STEPS_MAX)
         return pd_fail(PD_EUSAGE, "at most %d warm-up steps", PD_WARM_STEPS_MAX);
     uint32_t longest = pd_data_longest(data);

@@ -356,6 +356,9 @@ START_TEST(misuse) {
     ck_assert_int_eq(pd_calibrate(h.model, text, &o, &b, &r), PD_EUSAGE);
     o = options(PD_RANK_MAX, 1); /* both stages must fit */
     ck_assert_int_eq(pd_calibrate(h.model, text, &o, &b, &r), PD_EUSAGE);
+    o = options(1, 0);
+    o.groups = 0;
+    ck_assert_int_eq(pd_calibrate(h.model, text, &o, &b, &r), PD_EUSAGE);
     o = options(1, PD_WARM_STEPS_MAX + 1);
     ck_assert_int_eq(pd_calibrate(h.model, text, &o, &b, &r), PD_EUSAGE);
     ck_assert_ptr_null(b);
