@@ -447,22 +447,19 @@ START_TEST(every_changed_byte_of_a_frame_is_harmless) {
     size_t n = frame_of(w, frame, sizeof frame, items, 8), bytes = pd_core_bytes(&w->conf);
     uint8_t *was = malloc(bytes);
     memcpy(was, w->arena, bytes);
-    for (size_t at = 0; at < n; at++)
-        for (unsigned v = 0; v < 256; v += v < 2 || v > 253 || at % 7 == 0 ? 1 : 37) {
-            uint8_t changed[1024];
-            char why[128];
-            memcpy(changed, frame, n);
-            changed[at] = (uint8_t)v;
-            memcpy(w->arena, was, bytes);
-            pd_event e = {.kind = PD_EV_FRAME, .session = 1, .p = changed, .n = n};
-            size_t k = pd_core_step(w->core, w->now, &e, w->acts, PD_ACTIONS_MAX);
-            bool stores = false;
-            for (size_t i = 0; i < k; i++)
-                stores |= w->acts[i].kind == PD_ACT_STORE;
-            if (stores) /* then they are b's true bytes */
-                ck_assert(!memcmp(find(w, PD_ACT_STORE) ? log : log, log, 3));
-            ck_assert_msg(pd_core_check(w->core, why, sizeof why), "%s", why);
-        }
+    static const uint8_t flips[] = {0x01, 0x02, 0x40, 0x80, 0xff};
+    for (size_t i = 0; i < n * sizeof flips; i++) {
+        uint8_t changed[1024];
+        char why[128];
+        memcpy(changed, frame, n);
+        changed[i / sizeof flips] ^= flips[i % sizeof flips];
+        memcpy(w->arena, was, bytes);
+        pd_event e = {.kind = PD_EV_FRAME, .session = 1, .p = changed, .n = n};
+        w->n = pd_core_step(w->core, w->now, &e, w->acts, PD_ACTIONS_MAX);
+        const pd_action *a = find(w, PD_ACT_STORE);
+        ck_assert(!a || (a->n == 3 && !memcmp(a->p, log, 3))); /* what is taken is true */
+        ck_assert_msg(pd_core_check(w->core, why, sizeof why), "%s", why);
+    }
     for (size_t cut = 0; cut < n; cut++) {
         memcpy(w->arena, was, bytes);
         pd_event e = {.kind = PD_EV_FRAME, .session = 1, .p = frame, .n = cut};
