@@ -5,7 +5,7 @@
 #
 #   --model smollm2   SmolLM2-135M-Instruct; sites: shop reviews, film reviews, tweets; task: sentiment (the default)
 #   --model house     the small model in this tree; sites: Debian maintainers; task: a package's section; offline
-#   --probes N        gradient bytes a site makes (default 100)
+#   --probes N        gradient bytes a site makes (default 100, fewer where the processor is slow: ten minutes in all)
 #   --seed S          draws the data, the run and the sites' probes (default 1)
 #   --keep DIR        where everything lies afterwards (default ./quickstart-out)
 #
@@ -15,7 +15,7 @@
 # Ends with a table, DIR/result.svg and DIR/summary.json.
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
-model=smollm2 probes=100 seed=1 out=./quickstart-out
+model=smollm2 probes= seed=1 out=./quickstart-out
 
 misuse() { echo "quickstart: $1 (see $0 --help)" >&2 && exit 2; }
 while [ $# -gt 0 ]; do
@@ -30,8 +30,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $model in smollm2 | house) ;; *) misuse "no model $model: smollm2 or house" ;; esac
-case $probes$seed in *[!0-9]*) misuse "--probes and --seed are numbers" ;; esac
-[ "$probes" -ge 2 ] || misuse "--probes is at least 2"
+case ${probes:-100}$seed in *[!0-9]*) misuse "--probes and --seed are numbers" ;; esac
+[ "${probes:-100}" -ge 2 ] || misuse "--probes is at least 2"
 
 began=$(date +%s)
 say() { printf '%4ds  %s\n' $(($(date +%s) - began)) "$1"; }
@@ -112,6 +112,15 @@ evaluate() {  # evaluate ROW MODEL_OR_DIR   on each site's test text, which no n
 
 say "before: the model as it comes"
 evaluate before "$gguf"
+# Alone and together, three sites make `probes` records each, of 16 texts on two sides: at the speed just seen these are to
+# take 330 of the ten minutes.
+[ -n "$probes" ] || probes=$(python3 - "$results" <<'PY'
+import glob, json, sys
+runs = [json.load(open(f)) for f in glob.glob(f"{sys.argv[1]}/before.*.json")]
+tokens, seconds, records = (sum(r[k] for r in runs) for k in ("tokens", "seconds", "records"))
+print(max(20, min(100, int(330 / (2 * 3 * 16 * 2 * seconds / records)))))
+PY
+)
 
 say "$first founds the run: calibrating on 32 public texts"
 peerd init "$out/$first" --model "$gguf" --data "$data/$first/train.jsonl" --heldout "$data/$first/heldout.jsonl" \

@@ -22,7 +22,9 @@ typedef struct pd_writer {
 } pd_writer;
 
 static inline pd_reader pd_reader_of(const void *p, size_t n) {
-    return (pd_reader){(const uint8_t *)p, (const uint8_t *)p + n, true};
+    static const uint8_t nothing[1]; /* no arithmetic on a null pointer */
+    const uint8_t *from = p ? (const uint8_t *)p : nothing;
+    return (pd_reader){from, from + n, true};
 }
 static inline pd_writer pd_writer_of(void *p, size_t n) {
     return (pd_writer){(uint8_t *)p, (uint8_t *)p + n, true};

@@ -18,7 +18,7 @@ uint8_t pd_get_u8(pd_reader *r) {
 
 uint16_t pd_get_u16(pd_reader *r) {
     const uint8_t *p = pd_get_bytes(r, 2);
-    return p ? (uint16_t)(p[0] | p[1] << 8) : 0;
+    return p ? (uint16_t)((unsigned)p[0] | (unsigned)p[1] << 8) : 0;
 }
 
 uint32_t pd_get_u32(pd_reader *r) {
