@@ -13,8 +13,8 @@ static int say(cJSON *r, bool json) {
                ctl_number(r, "records"), digest ? digest : "-", ctl_age(ctl_number(r, "took_ms")));
     else
         fprintf(stderr,
-                "peerctl: the coordinates differ from the records: %s, replayed %s (restart the "
-                "node: it rebuilds them)\n",
+                "peerctl: the coordinates differ from the records: %s, replayed %s (stop the node "
+                "and mend it with: peerd verify DIR)\n",
                 digest ? digest : "-", replayed ? replayed : "-");
     return equal ? 0 : 1;
 }
