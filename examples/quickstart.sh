@@ -59,11 +59,11 @@ say "making the data"
 if [ "$model" = smollm2 ]; then
     gguf=$(python3 "$top/examples/fetch.py" smollm2)
     python3 "$top/examples/four_desks.py" "$data" --seed "$seed"
-    sites='shop film tweets' title='Three sites fine-tune SmolLM2-135M together: sentiment' steps=30
+    sites='shop film tweets' title='Three sites fine-tune SmolLM2-135M together: sentiment' steps=20
 else
     gguf=$top/examples/models/house-2m.gguf
     python3 "$top/examples/fed_debian.py" "$data" --seed "$seed"
-    sites='site-1 site-2 site-3' title='Three sites fine-tune house-2m together: section of a package' steps=30
+    sites='site-1 site-2 site-3' title='Three sites fine-tune house-2m together: section of a package' steps=20
 fi
 # shellcheck disable=SC2086
 set -- $sites
