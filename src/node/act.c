@@ -117,7 +117,7 @@ void pd_node_act(pd_node *n, const pd_action *a) {
     case PD_ACT_MANIFEST: /* joining only */
     case PD_ACT_JOINED:
     case PD_ACT_REFUSED:
-        assert(!"the core of a running node does not join");
+        assert(false); /* the core of a running node does not join */
         break;
     }
 }
