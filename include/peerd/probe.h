@@ -41,7 +41,7 @@ typedef struct pd_proposal {
     double curvature; /* median of z^T H z = (L+ + L- - 2 L) / eps^2 : about the trace of H */
     double spread;    /* root mean square of the projected gradients */
     double eps;       /* the probe moves the loss by about 1 % through its curvature */
-    double lr;        /* a tenth of 1 / curvature, at most 2 % of the loss a record */
+    double lr;        /* a tenth of 1 / curvature, at most 10 % of the loss a record */
     double scale; /* byte scale: the largest byte is three spreads, so that no record weighs more */
     unsigned probes;
 } pd_proposal;

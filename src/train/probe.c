@@ -15,9 +15,9 @@ enum { PROPOSE_MAX = 64 };
  */
 static const double LR_SHARE = 0.1;
 /* And never so much that one record, taken at its word, would lower the loss by more than this share
- * of it (lr g^2): the bound where the curvature is small or negative.
+ * of it (lr g^2): where the curvature is small, and, less, where it is negative and says nothing.
  */
-static const double DROP_SHARE = 0.02;
+static const double DROP_SHARE = 0.1, BLIND_DROP_SHARE = 0.02;
 static const double EPS_START = 1e-2, EPS_SHARE = 0.01, CLIP_SPREADS = 3;
 
 pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out) {
@@ -112,7 +112,7 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
     double g2 = fmax(r.spread * r.spread, 1e-12), top = CLIP_SPREADS * sqrt(g2);
     bool bowl = r.curvature > 0; /* a few probes on a hill say nothing of where it ends */
     r.eps = bowl ? fmin(0.1, fmax(1e-4, sqrt(2 * EPS_SHARE * r.loss / r.curvature))) : EPS_START;
-    r.lr = DROP_SHARE * fmax(r.loss, 1e-3) / g2;
+    r.lr = (bowl ? DROP_SHARE : BLIND_DROP_SHARE) * fmax(r.loss, 1e-3) / g2;
     if (bowl)
         r.lr = fmin(r.lr, LR_SHARE / r.curvature);
     r.scale = top / 2048.0; /* the largest byte is 2^11 scales */
