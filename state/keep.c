@@ -56,8 +56,8 @@ pd_err pd_store_file_put(pd_store *s, const uint8_t digest[32], const void *p, s
 pd_err pd_store_file_get(pd_store *s, const uint8_t digest[32], uint8_t **p, size_t *n) {
     sql_rows *r;
     bool row, damaged = false;
-    uint8_t is[32], *bytes;
-    size_t size;
+    uint8_t is[32], *bytes = NULL;
+    size_t size = 0;
     pd_err e =
         sql_ask(s->db, &r, "SELECT bytes FROM file WHERE digest = ?", "b", digest, (size_t)32);
     if (e)

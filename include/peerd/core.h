@@ -35,7 +35,7 @@ enum {
 
 typedef struct pd_core pd_core;
 
-/* ---- what the core is given -------------------------------------------------------------- */
+/* ---- what the core is given ---- */
 
 typedef struct pd_core_crypto {
     void *ctx;
@@ -81,7 +81,7 @@ typedef struct pd_core_conf {
     bool restored;             /* the store was copied or restored: listen for 5 minutes */
 } pd_core_conf;
 
-/* ---- events ------------------------------------------------------------------------------ */
+/* ---- events ---- */
 
 typedef enum pd_event_kind {
     PD_EV_TICK,         /* time passed                          -                                   */
@@ -119,7 +119,7 @@ typedef struct pd_event {
     uint8_t digest[16];
 } pd_event;
 
-/* ---- actions ----------------------------------------------------------------------------- */
+/* ---- actions ---- */
 
 typedef enum pd_action_kind {
     PD_ACT_SEND,   /* session, p, n: one message.  No room: keep it, and give PD_EV_CLOGGED; what is sent there
@@ -158,7 +158,7 @@ typedef struct pd_action {
     const char *text; /* good until the next step */
 } pd_action;
 
-/* ---- the core ---------------------------------------------------------------------------- */
+/* ---- the core ---- */
 
 /* Memory that a core of this configuration needs: the bound of everything it will ever hold. */
 size_t pd_core_bytes(const pd_core_conf *conf);
@@ -191,7 +191,7 @@ bool pd_core_check(const pd_core *c, char *why, size_t room);
 /* A hash of what the core knows, for traces. */
 uint64_t pd_core_state_hash(const pd_core *c);
 
-/* ---- what people see --------------------------------------------------------------------- */
+/* ---- what people see ---- */
 
 typedef enum pd_voice { PD_VOICE_LISTENING, PD_VOICE_SPEAKING, PD_VOICE_STOPPING, PD_VOICE_SILENCED } pd_voice;
 typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT } pd_member_state;
@@ -238,7 +238,7 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out);
 bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_status *out);
 bool pd_core_is_member(const pd_core *c, const uint8_t key[32]);
 
-/* ---- joining: the other side of an invite --------------------------------------------------- */
+/* ---- joining: the other side of an invite ---- */
 
 /* A node without a run has no core yet.  This second machine dials the inviter with the ticket's
  * one-time key, proves its own key, receives manifest and control logs, checks them, and ends.

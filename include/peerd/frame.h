@@ -171,7 +171,7 @@ typedef struct pd_heads_walk {
 void pd_heads_begin(const pd_item *it, pd_heads_walk *w);
 bool pd_heads_next(pd_heads_walk *w, pd_head *out);
 
-/* ---- control records ---------------------------------------------------------------------- */
+/* ---- control records ---- */
 
 typedef enum pd_record_kind { PD_RECORD_MEMBER = 1, PD_RECORD_ADDR = 2, PD_RECORD_LEAVE = 3 } pd_record_kind;
 

@@ -46,7 +46,7 @@ const char *pd_short(const uint8_t key[32], char out[9]) {
     return out;
 }
 
-/* ---- opening ------------------------------------------------------------------------------ */
+/* ---- opening ---- */
 
 static size_t stage_bytes(const pd_core_conf *conf) {
     return conf->stage_bytes ? conf->stage_bytes : PD_STAGE_BYTES;
@@ -167,7 +167,7 @@ pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, cons
     return PD_OK;
 }
 
-/* ---- a step ------------------------------------------------------------------------------- */
+/* ---- a step ---- */
 
 static void learn_address(pd_core *c, const pd_event *e) {
     uint16_t m = pd_member_find(c, e->key);

@@ -1,8 +1,9 @@
 /* fetch.c - files in pieces, at lowest priority: the basis of an aligned space, asked of one linked
  * member at a time.
  *
- * Pieces come in order and resume where they stopped, at whoever is there.  Whether the whole is
- * the file that the manifest names, the driver judges by its digest.
+ * Pieces come in order and resume where they stopped, at whoever is there.  The next range is asked
+ * for while the last one comes, so that a question's way back and forth costs nothing.  Whether the
+ * whole is the file that the manifest names, the driver judges by its digest.
  */
 #include "state.h"
 
@@ -28,6 +29,11 @@ static void ask(pd_core *c) {
     f->asked_end = f->next;
     f->until_ms = c->now + PD_FILE_MS;
     best->want = true;
+}
+
+/* Is there a range to ask for, and no more than one on its way? */
+static bool may_ask(const pd_fetch *f) {
+    return f->on && f->asked_end < f->total && f->asked_end - f->next < PD_FILE_ASK;
 }
 
 void pd_fetch_lost(pd_core *c, const pd_link *l) {
@@ -67,28 +73,34 @@ void pd_fetch_piece(pd_core *c, pd_link *l, const pd_item *it) {
     f->next += it->u.part.count;
     f->until_ms = c->now + PD_FILE_MS;
     f->on = f->next < f->total;
-    if (f->on && f->next >= f->asked_end)
+    if (may_ask(f))
         l->want = true;
 }
 
 void pd_fetch_asked(pd_core *c, pd_link *l, const pd_item *it) {
     (void)c;
-    memcpy(l->file, it->u.part.digest, 16);
     uint64_t limit = it->u.part.limit < PD_FILE_ASK ? it->u.part.limit : PD_FILE_ASK;
-    l->file_next = it->u.part.offset;
-    l->file_end = l->file_next + limit;
+    bool goes_on = l->file_due && !memcmp(l->file, it->u.part.digest, 16) &&
+                   it->u.part.offset == l->file_end;
+    if (!goes_on) {
+        memcpy(l->file, it->u.part.digest, 16);
+        l->file_next = it->u.part.offset;
+    }
+    l->file_end = it->u.part.offset + limit;
     l->file_due = l->want = true;
 }
 
 static bool put_question(pd_core *c, pd_link *l, pd_writer *w) {
     pd_fetch *f = &c->fetch;
-    if (!f->on || f->link != pd_link_index(c, l) || f->next < f->asked_end)
-        return true;
-    pd_item it = {.kind = PD_ITEM_FILEQ, .u.part = {.offset = f->next, .limit = PD_FILE_ASK}};
-    memcpy(it.u.part.digest, f->digest, 16);
-    if (!pd_frame_put(w, &it))
-        return false;
-    f->asked_end = f->next + PD_FILE_ASK < f->total ? f->next + PD_FILE_ASK : f->total;
+    while (f->link == pd_link_index(c, l) && may_ask(f)) {
+        pd_item it = {.kind = PD_ITEM_FILEQ,
+                      .u.part = {.offset = f->asked_end, .limit = PD_FILE_ASK}};
+        memcpy(it.u.part.digest, f->digest, 16);
+        if (!pd_frame_put(w, &it))
+            return false;
+        uint64_t left = f->total - f->asked_end;
+        f->asked_end += left < PD_FILE_ASK ? left : PD_FILE_ASK;
+    }
     return true;
 }
 

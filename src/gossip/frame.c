@@ -5,7 +5,7 @@
 
 enum { UNSEALED = 0x80 };
 
-/* ---- writing ------------------------------------------------------------------------------ */
+/* ---- writing ---- */
 
 static void put_addr(pd_writer *w, const pd_addr *a) {
     if (a->family == 0)
@@ -152,7 +152,7 @@ size_t pd_item_size(const pd_item *it) {
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------------ */
+/* ---- reading ---- */
 
 static void get_copy(pd_reader *r, uint8_t *out, size_t n) {
     const uint8_t *p = pd_get_bytes(r, n);

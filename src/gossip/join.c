@@ -106,7 +106,7 @@ static void retry(pd_join *j, uint64_t ms, const char *why) {
     j->next_ms = j->now + ms;
 }
 
-/* ---- the welcome -------------------------------------------------------------------------- */
+/* ---- the welcome ---- */
 
 static bool is_member(const pd_join *j, const uint8_t key[32]) {
     for (uint32_t i = 0; i < j->n_members; i++)
@@ -219,7 +219,7 @@ static void judge_welcome(pd_join *j) {
         refuse(j, PD_EAUTH, "the inviter's welcome holds no record of our admission");
 }
 
-/* ---- the session -------------------------------------------------------------------------- */
+/* ---- the session ---- */
 
 static void send_item(pd_join *j, const pd_item *it) {
     pd_writer w = pd_writer_of(j->frame, sizeof j->frame);

@@ -149,7 +149,7 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     l->want = true;
 }
 
-/* ---- credits and health ------------------------------------------------------------------- */
+/* ---- credits and health ---- */
 
 /* Window = 2 * rate * rtt.  The rate is measured only while the window was the limit: an idle link
  * says nothing about what it could carry.

@@ -23,7 +23,7 @@ static void fatal(pd_core *c, uint64_t status, const char *why) {
     a->text = why;
 }
 
-/* ---- sealing ------------------------------------------------------------------------------ */
+/* ---- sealing ---- */
 
 uint64_t pd_own_seal_ms(const pd_core *c) {
     if (c->conf.seal_ms)
@@ -124,7 +124,7 @@ void pd_own_store_failed(pd_core *c, const pd_event *e) {
             p->backoff_ms / 1000);
 }
 
-/* ---- what comes in ------------------------------------------------------------------------ */
+/* ---- what comes in ---- */
 
 bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step) {
     const pd_author_state *a = &c->author[c->own.author];
@@ -166,7 +166,7 @@ bool pd_own_write(pd_core *c, const pd_control *rec) {
     return true;
 }
 
-/* ---- another log under our name ----------------------------------------------------------- */
+/* ---- another log under our name ---- */
 
 static void forget_pending(pd_core *c, uint8_t stream) {
     pd_pending *p = &c->own.pending[stream];
@@ -244,7 +244,7 @@ static void next_incarnation(pd_core *c) {
     continue_as(c, pd_author_get(c, &id));
 }
 
-/* ---- listen before speaking --------------------------------------------------------------- */
+/* ---- listen before speaking ---- */
 
 /* Has this session shown us what it knows of our own logs, and have we got it?  A claim of more
  * than we hold is waited for while it makes progress; one that is not proven counts as no answer,
@@ -354,7 +354,7 @@ static void listen(pd_core *c) {
                 others(c));
 }
 
-/* ---- own address, leaving ----------------------------------------------------------------- */
+/* ---- own address, leaving ---- */
 
 static void publish_address(pd_core *c) {
     const pd_member *m = &c->member[c->self];

@@ -75,7 +75,8 @@ enum {
     PD_WELCOME_MAX = 1 << 18,
     PD_OUT_BYTES = 65536, /* frames built in one step; more wait for the next */
     PD_NOTES_MAX = 16,
-    PD_FILE_ASK = 65536, /* bytes of a file asked for at a time */
+    PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come: together
+                             the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
 };
 

@@ -108,7 +108,7 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
     return true;
 }
 
-/* ---- for tests ---------------------------------------------------------------------------- */
+/* ---- for tests ---- */
 
 static bool broken(char *why, size_t room, const char *text) {
     snprintf(why, room, "%s", text);

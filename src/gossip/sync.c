@@ -22,7 +22,7 @@ uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n) {
     return pd_xxh64(b, sizeof b, 0);
 }
 
-/* ---- heads -------------------------------------------------------------------------------- */
+/* ---- heads ---- */
 
 static void close_pull(pd_core *c, pd_log *log) {
     if (log->pull == PD_NONE)
@@ -126,7 +126,7 @@ void pd_sync_admitted(pd_core *c, const uint8_t key[32]) {
     }
 }
 
-/* ---- pulls -------------------------------------------------------------------------------- */
+/* ---- pulls ---- */
 
 void pd_sync_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     uint32_t index = log_of(c, l, it->u.pull.log);
@@ -221,7 +221,7 @@ void pd_sync_lost(pd_core *c, const pd_link *l) {
     }
 }
 
-/* ---- segments ----------------------------------------------------------------------------- */
+/* ---- segments ---- */
 
 typedef struct segment {
     uint64_t start, end;
@@ -309,7 +309,7 @@ static void add_piece(pd_core *c, pd_link *l, uint32_t index, const segment *s) 
         refuse(c, l, index);
 }
 
-/* ---- our own log, seen elsewhere ---------------------------------------------------------- */
+/* ---- our own log, seen elsewhere ---- */
 
 /* Do bytes [start, end) with end <= n equal what the ledger holds? */
 static bool same_as_ours(pd_core *c, uint32_t index, uint64_t start, uint64_t end,

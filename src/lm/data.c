@@ -139,7 +139,7 @@ static void cut_left(const builder *b, sequence *s, size_t limit) {
  */
 static pd_err text_example(builder *b, const char *text) {
     sequence s = {0};
-    draft *d;
+    draft *d = NULL;
     pd_err e = put_bos(b, &s);
     if (!e)
         e = put_text(b, &s, text, false, 1);
@@ -185,7 +185,7 @@ static pd_err put_continuation(const builder *b, sequence *s, const char *text, 
 /* {"prompt", "completion"}: the completion's tokens. */
 static pd_err completion_example(builder *b, const char *prompt, const char *completion) {
     sequence p = {0}, c = {0};
-    draft *d;
+    draft *d = NULL;
     pd_err e = put_prompt(b, &p, prompt);
     if (!e)
         e = put_continuation(b, &c, completion, "the completion");
@@ -206,7 +206,7 @@ static pd_err completion_example(builder *b, const char *prompt, const char *com
  * the window. */
 static pd_err messages_example(builder *b, const tok_turn *turns, size_t n) {
     sequence s = {0}, chat = {0};
-    draft *d;
+    draft *d = NULL;
     bool any = false;
     pd_err e = put_bos(b, &s);
     if (!e)
@@ -270,7 +270,7 @@ static pd_err add_choices(builder *b, draft *d, sequence *p, const sequence *c, 
 static pd_err choice_example(builder *b, const char *prompt, const char *const *choices, size_t n,
                              uint32_t answer) {
     sequence p = {0}, *c = calloc(n, sizeof *c);
-    draft *d;
+    draft *d = NULL;
     size_t longest = 0;
     pd_err e = c ? put_prompt(b, &p, prompt) : pd_fail(PD_ENOMEM, "no memory for %zu choices", n);
     for (size_t i = 0; !e && i < n; i++) {

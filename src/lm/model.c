@@ -231,7 +231,7 @@ static pd_err load_target(loader *l, uint32_t layer, pd_target t, const char *te
                           uint32_t at_row) {
     char name[64];
     uint32_t out, in;
-    const pd_tensor *found;
+    const pd_tensor *found = NULL;
     pd_model_shape(&l->m->info, t, &out, &in);
     snprintf(name, sizeof name, "blk.%" PRIu32 ".%s.weight", layer, tensor);
     pd_err e = find(l, name, out, in, &found);

@@ -43,9 +43,7 @@ pd_err pd_path_absolute(const char *path, char out[PD_CONFIG_PATH]) {
     return PD_OK;
 }
 
-/* ---- reading
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- reading ---- */
 
 /* Each getter leaves *bad at the first key that is missing or of another kind. */
 static void get_text(const cJSON *j, const char *key, char *out, size_t room, const char **bad) {

@@ -5,6 +5,7 @@
 #include "peerd/file.h"
 #include "peerd/log.h"
 #include "peerd/net.h"
+#include "ports.h"
 
 #include <assert.h>
 #include <signal.h>
@@ -25,6 +26,7 @@ typedef struct joiner {
     const pd_identity *id;
     const pd_config *config;
     pd_joined *got;
+    pd_ports ports;
     pd_net *net;
     pd_join *join; /* first */
     pd_core *core; /* then */
@@ -245,37 +247,6 @@ static void turn(joiner *j) {
 
 /* ---- two phases ---- */
 
-static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
-    pd_sign(((joiner *)ctx)->id, msg, size, sig);
-}
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
-                   const uint8_t sig[64]) {
-    (void)ctx;
-    return pd_verify(pub, msg, size, sig);
-}
-static uint64_t random64(void *ctx) {
-    (void)ctx;
-    return pd_random64();
-}
-
-static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
-    pd_ledger *l = ((joiner *)ctx)->got->ledger;
-    uint32_t index;
-    pd_log_info info;
-    *n = 0;
-    if (!pd_ledger_find(l, a, &index) || !pd_ledger_info(l, index, &info) || !info.n[stream])
-        return false;
-    *n = info.n[stream];
-    memcpy(seal, info.seal[stream], 64);
-    return true;
-}
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
-                       size_t room) {
-    pd_ledger *l = ((joiner *)ctx)->got->ledger;
-    uint32_t index;
-    return pd_ledger_find(l, a, &index) ? pd_ledger_read(l, index, stream, from, out, room) : 0;
-}
-
 static pd_err make_arena(joiner *j, size_t bytes) {
     free(j->arena);
     j->arena = aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -314,7 +285,7 @@ static pd_addr own_address(const pd_config *c) {
 
 static pd_err be_admitted(joiner *j) {
     uint8_t secret[32];
-    pd_core_crypto crypto = {j, sign, verify, random64};
+    pd_core_crypto crypto = pd_ports_crypto(&j->ports);
     pd_join_conf conf = {.addrs = j->ticket->addrs,
                          .n_addrs = j->ticket->n_addrs,
                          .listen = own_address(j->config),
@@ -343,8 +314,8 @@ static pd_err be_admitted(joiner *j) {
 
 static pd_err open_core(joiner *j) {
     pd_joined *got = j->got;
-    pd_core_crypto crypto = {j, sign, verify, random64};
-    pd_core_log log = {j, log_seal, log_read, NULL};
+    pd_core_crypto crypto = pd_ports_crypto(&j->ports);
+    pd_core_log log = pd_ports_log(&j->ports);
     pd_known_addr known = {.addr = got->inviter};
     pd_core_conf conf = {.manifest = got->manifest_text,
                          .manifest_bytes = got->manifest_bytes,
@@ -409,6 +380,7 @@ pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *c
     j->got = out;
     catch_signals(old);
     pd_err e = pd_ledger_open(&out->ledger);
+    j->ports = (pd_ports){.identity = id, .ledger = out->ledger};
     if (!e)
         e = pd_net_open(&conf, &j->net);
     if (!e)

@@ -15,9 +15,7 @@
 
 enum { NET_EVENTS = 64, POLL_MS = 1000, CONTROL_FDS = 16, MAIL_TURN = 512 };
 
-/* ---- inbox
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- inbox ---- */
 
 static pd_err inbox_open(pd_inbox *b) {
     b->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -62,9 +60,7 @@ bool pd_inbox_take(pd_inbox *b, pd_mail *m) {
     return there;
 }
 
-/* ---- the core
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- the core ---- */
 
 static void one_step(pd_node *n, const pd_event *e) {
     size_t count = pd_core_step(n->core, pd_clock_ms(), e, n->actions, PD_ACTIONS_MAX);
@@ -148,9 +144,7 @@ static void on_mail(pd_node *n, const pd_mail *m) {
     }
 }
 
-/* ---- ends
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- ends ---- */
 
 void pd_node_stop(pd_node *n, bool leave) {
     if (n->stopping)
@@ -193,9 +187,7 @@ static void show_progress(pd_node *n) {
                 (unsigned long long)s.records, n->rate.in_per_s, n->rate.out_per_s);
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 static int wait_ms(pd_node *n) {
     uint64_t wake = pd_core_wake(n->core), now = pd_clock_ms();
@@ -264,60 +256,14 @@ static int open_signals(void) {
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* ---- open and close
- * ---------------------------------------------------------------------------------------------------------
- */
-
-static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
-    pd_sign(&((pd_node *)ctx)->site->identity, msg, size, sig);
-}
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
-                   const uint8_t sig[64]) {
-    (void)ctx;
-    return pd_verify(pub, msg, size, sig);
-}
-static uint64_t random64(void *ctx) {
-    (void)ctx;
-    return pd_random64();
-}
-
-static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
-    pd_ledger *l = ((pd_node *)ctx)->site->ledger;
-    uint32_t index;
-    pd_log_info info;
-    *n = 0;
-    if (!pd_ledger_find(l, a, &index) || !pd_ledger_info(l, index, &info) || !info.n[stream])
-        return false;
-    *n = info.n[stream];
-    memcpy(seal, info.seal[stream], 64);
-    return true;
-}
-
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
-                       size_t room) {
-    pd_ledger *l = ((pd_node *)ctx)->site->ledger;
-    uint32_t index;
-    return pd_ledger_find(l, a, &index) ? pd_ledger_read(l, index, stream, from, out, room) : 0;
-}
-
-static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
-                       size_t room, uint64_t *total) {
-    const pd_site *s = ((pd_node *)ctx)->site;
-    *total = 0;
-    if (!s->basis_file || memcmp(digest, s->manifest.basis_digest, 16) != 0)
-        return 0;
-    *total = s->basis_bytes;
-    if (offset >= s->basis_bytes)
-        return 0;
-    size_t k = s->basis_bytes - offset < room ? (size_t)(s->basis_bytes - offset) : room;
-    memcpy(out, s->basis_file + offset, k);
-    return k;
-}
+/* ---- open and close ---- */
 
 static pd_err open_core(pd_node *n) {
     pd_site *s = n->site;
-    pd_core_crypto crypto = {n, sign, verify, random64};
-    pd_core_log log = {n, log_seal, log_read, log_file};
+    n->ports = (pd_ports){&s->identity, s->ledger, s->basis_file, s->basis_bytes,
+                          s->manifest.basis_digest};
+    pd_core_crypto crypto = pd_ports_crypto(&n->ports);
+    pd_core_log log = pd_ports_log(&n->ports);
     pd_known_addr known[PD_MEMBERS_MAX * PD_ADDRS_MAX];
     pd_core_conf conf = {
         .incarnation = s->incarnation,

@@ -15,6 +15,7 @@
 #include "peerd/core.h"
 #include "peerd/ledger.h"
 #include "peerd/net.h"
+#include "ports.h"
 #include "site.h"
 #include "storer.h"
 #include "trainer.h"
@@ -65,6 +66,7 @@ typedef struct pd_rate {
 typedef struct pd_node {
     pd_site *site;
     pd_run_opts opts;
+    pd_ports ports; /* of core */
     pd_core *core;
     void *arena;
     pd_net *net;

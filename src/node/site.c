@@ -19,9 +19,7 @@ static pd_err in_dir(char out[PD_CONFIG_PATH + 16], const char *dir, const char 
     return pd_path_join(out, PD_CONFIG_PATH + 16, dir, name);
 }
 
-/* ---- opening
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- opening ---- */
 
 static pd_err open_run(pd_site *s) {
     char path[PD_CONFIG_PATH + 16];
@@ -259,9 +257,7 @@ void pd_site_close(pd_site *s) {
     memset(s, 0, sizeof *s);
 }
 
-/* ---- making
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- making ---- */
 
 bool pd_site_exists(const char *dir) {
     char path[PD_CONFIG_PATH + 16];
@@ -311,9 +307,7 @@ pd_err pd_site_create(const char *dir, const pd_config *config, const pd_identit
     return e ? e : pd_config_write(dir, config); /* last: with it the folder is a node */
 }
 
-/* ---- small things
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- small things ---- */
 
 pd_subset pd_site_held(const pd_site *s) {
     return (pd_subset){s->heldout_data ? s->heldout_data : s->data, s->held, s->n_held};

@@ -68,9 +68,7 @@ static void put(pd_storer *s, job *j) {
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- the thread
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the thread ---- */
 
 static void answer(pd_storer *s, const job *j, pd_err e) {
     pd_mail m = {.kind = e ? PD_MAIL_STORE_FAILED : PD_MAIL_STORED,
@@ -195,9 +193,7 @@ static void *run(void *arg) {
     return NULL;
 }
 
-/* ---- from outside
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- from outside ---- */
 
 pd_err pd_storer_start(pd_store *store, pd_inbox *inbox, pd_ledger *ledger, pd_storer **out) {
     pd_storer *s = calloc(1, sizeof *s);

@@ -54,8 +54,7 @@ struct pd_trainer {
     uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_records, checkpoint_records;
 };
 
-/* ---- what stands still: held-out loss, digest, checkpoint
- * ---------------------------------------------------------- */
+/* ---- what stands still: held-out loss, digest, checkpoint ---- */
 
 static void judge(pd_trainer *t, double loss) {
     double best = t->status.held_best;
@@ -123,9 +122,7 @@ static void publish(pd_trainer *t, bool now) {
     }
 }
 
-/* ---- one batch
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- one batch ---- */
 
 /* The next records of this epoch into the batch: as many as asked for or fit. */
 static pd_err next_batch(pd_trainer *t) {
@@ -196,9 +193,7 @@ static void train(pd_trainer *t) {
     t->due_ms = rate ? now + 1000 * (uint64_t)k / rate : 0; /* the run's pace: rate_max a second */
 }
 
-/* ---- the loop
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 /* Speak as this author; where the core stood with another one says nothing about it. */
 static void take_voice(pd_trainer *t, const pd_author *author) {
@@ -329,9 +324,7 @@ static void *run(void *arg) {
     return NULL;
 }
 
-/* ---- from outside
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- from outside ---- */
 
 static void trainer_free(pd_trainer *t) {
     pd_prober_close(&t->prober);

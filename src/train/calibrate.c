@@ -1,7 +1,6 @@
-/* calibrate.c - the two stages of calibration and the captured share; see calibrate.h. */
-#include "peerd/calibrate.h"
+/* calibrate.c - the two stages of calibration; see calibrate.h. */
+#include "calibration.h"
 #include "peerd/file.h"
-#include "peerd/fit.h"
 #include "peerd/log.h"
 #include "sketch.h"
 
@@ -22,22 +21,12 @@ const pd_calibrate_opts pd_calibrate_defaults = {
 };
 
 static const double DROP_SHARE = 0.9; /* of the held-out loss, by the steps of the start adapter */
-static const double DAMPING = 0.1;    /* of the median variance */
 enum {
-    ROUNDS = 2,
-    PATIENCE = 4
-}; /* power iterations; steps without a better held-out loss before we stop looking */
+    ROUNDS = 2,   /* power iterations */
+    PATIENCE = 4, /* steps without a better held-out loss before we stop looking */
+};
 
-/* Everything one calibration works with. */
-typedef struct calibration {
-    const pd_model_info *info;
-    pd_bench bench;
-    pd_subset all;
-    const pd_calibrate_opts *opts;
-} calibration;
-
-/* ---- a basis from gradients
- * ------------------------------------------------------------------------------------- */
+/* ---- a basis from gradients ---- */
 
 /* Left and right sketches of every target matrix. */
 typedef struct sketches {
@@ -53,7 +42,7 @@ static void sketches_close(sketches *s) {
     free(s->scratch);
 }
 
-static pd_err sketches_open(const calibration *c, const pd_basis *b, uint32_t rank, sketches *out) {
+static pd_err sketches_open(const pd_calibration *c, const pd_basis *b, uint32_t rank, sketches *out) {
     size_t n = (size_t)c->info->n_layers * PD_TARGETS, floats = 0;
     uint32_t k = rank + PD_SKETCH_MORE, widest = 0;
     for (size_t m = 0; m < n; m++) {
@@ -109,13 +98,13 @@ static void sketch_gradient(void *ctx, uint32_t layer, pd_target t, uint32_t row
 }
 
 /* Examples a batch, so that there are at least `groups` batches. */
-static size_t group_size(const calibration *c, unsigned groups) {
+static size_t group_size(const pd_calibration *c, unsigned groups) {
     return (c->all.n + groups - 1) / groups;
 }
 
 /* Leading singular vectors of the stacked batch gradients at `side`, rounded as the file holds
  * them, to u and v. */
-static pd_err find_basis(calibration *c, const pd_adapter *side, unsigned groups, uint32_t rank,
+static pd_err find_basis(pd_calibration *c, const pd_adapter *side, unsigned groups, uint32_t rank,
                          pd_basis *b, bool second) {
     sketches s;
     pd_err e = sketches_open(c, b, rank, &s);
@@ -156,112 +145,7 @@ static pd_err find_basis(calibration *c, const pd_adapter *side, unsigned groups
     return e;
 }
 
-/* ---- the scale of each coordinate --------------------------------------------------------- */
-
-/* Moments over records of each coordinate's gradient, with what the sink needs of the batch. */
-typedef struct moments {
-    const pd_basis *basis;
-    const pd_subset *all;
-    size_t from, to; /* examples of this batch */
-    float units;
-    double *sum, *square; /* (matrices, r2, r2) */
-    float *scratch;
-} moments;
-
-/* Gradient of one record in one matrix: its rows of P = dY U^T and Q = X V^T. */
-static void add_record(moments *s, size_t m, uint32_t rows, const float *p, const float *q) {
-    uint32_t r = s->basis->r2;
-    for (uint32_t i = 0; i < r; i++)
-        for (uint32_t j = 0; j < r; j++) {
-            double g = 0;
-            for (uint32_t t = 0; t < rows; t++)
-                g += (double)p[(size_t)t * r + i] * (double)q[(size_t)t * r + j];
-            g *= (double)s->units; /* the sink's dY belongs to the mean over the batch */
-            s->sum[(m * r + i) * r + j] += g;
-            s->square[(m * r + i) * r + j] += g * g;
-        }
-}
-
-static void add_moments(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
-                        const float *dy) {
-    moments *s = ctx;
-    size_t m = (size_t)layer * PD_TARGETS + t;
-    const pd_basis_matrix *b = &s->basis->at[m];
-    uint32_t r = s->basis->r2;
-    if (!b->out)
-        return;
-    float *p = s->scratch, *q = p + (size_t)rows * r;
-    pd_gemm(false, true, rows, r, b->out, 1.0f, dy, b->u2, 0.0f, p);
-    pd_gemm(false, true, rows, r, b->in, 1.0f, x, b->v2, 0.0f, q);
-    for (size_t k = s->from; k < s->to; k++) {
-        uint32_t n = pd_data_at(s->all->data, k)->n_tokens;
-        add_record(s, m, n, p, q);
-        p += (size_t)n * r;
-        q += (size_t)n * r;
-    }
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* D2 = (var + DAMPING median)^(-whiten / 2), then all by one factor, so that sum D2^2 var stays
- * sum var. */
-static pd_err set_scales(const calibration *c, const moments *s, pd_basis *b) {
-    size_t r2 = (size_t)b->r2 * b->r2, n = (size_t)c->info->n_layers * PD_TARGETS * r2, count = 0;
-    double *var = malloc(2 * n * sizeof *var), *sorted = var + n, before = 0, after = 0;
-    if (!var)
-        return pd_fail(PD_ENOMEM, "no memory for the scales of a basis");
-    for (size_t k = 0; k < n; k++) {
-        double mean = s->sum[k] / (double)c->all.n;
-        var[k] = fmax(0, s->square[k] / (double)c->all.n - mean * mean);
-        if (b->at[k / r2].out)
-            sorted[count++] = var[k];
-    }
-    qsort(sorted, count, sizeof *sorted, by_value);
-    double damping = DAMPING * sorted[count / 2];
-    for (size_t k = 0; k < n && damping > 0; k++)
-        if (b->at[k / r2].out) {
-            double d = pow(var[k] + damping, -(double)c->opts->whiten / 2);
-            b->at[k / r2].d2[k % r2] = (float)d;
-            before += var[k];
-            after += d * d * var[k];
-        }
-    for (size_t k = 0; k < n && after > 0; k++)
-        if (b->at[k / r2].out)
-            b->at[k / r2].d2[k % r2] *= (float)sqrt(before / after);
-    free(var);
-    return PD_OK;
-}
-
-static pd_err find_scales(calibration *c, const pd_adapter *side, pd_basis *b) {
-    size_t n = (size_t)c->info->n_layers * PD_TARGETS * b->r2 * b->r2;
-    moments s = {.basis = b, .all = &c->all};
-    s.sum = calloc(2 * n, sizeof *s.sum);
-    s.scratch = malloc(2 * (size_t)c->bench.max_tokens * b->r2 * sizeof *s.scratch);
-    pd_err e = s.sum && s.scratch ? PD_OK : pd_fail(PD_ENOMEM, "no memory for a basis' scales");
-    s.square = e ? NULL : s.sum + n;
-    while (s.to < c->all.n && !e) {
-        pd_loss loss;
-        s.from = s.to;
-        e = pd_bench_fill(&c->bench, &c->all, &s.to, c->all.n);
-        if (e)
-            break;
-        s.units = (float)pd_batch_units(c->bench.batch);
-        pd_model_backward(c->bench.model, c->bench.work, c->bench.batch, side, add_moments, &s,
-                          &loss);
-        pd_progress(false, "calibrating: scales, %zu of %zu examples", s.to, c->all.n);
-    }
-    if (!e)
-        e = set_scales(c, &s, b);
-    free(s.sum);
-    free(s.scratch);
-    return e;
-}
-
-/* ---- the start adapter
- * ------------------------------------------------------------------------------------------ */
+/* ---- the start adapter ---- */
 
 /* A space over the first basis: its vectors stand as the second of a basis without a start. */
 typedef struct warm {
@@ -276,7 +160,7 @@ static void warm_close(warm *w) {
     pd_basis_free(w->basis);
 }
 
-static pd_err warm_open(const calibration *c, const pd_basis *first, warm *out) {
+static pd_err warm_open(const pd_calibration *c, const pd_basis *first, warm *out) {
     *out = (warm){0};
     uint32_t r = first->r1;
     pd_manifest m = {
@@ -302,7 +186,7 @@ static pd_err warm_open(const calibration *c, const pd_basis *first, warm *out) 
 /* Adam on `train` from zero; after each step the loss of `held` (if any) is added to sums[step].
  * The coordinates end in c_out if it is not NULL.
  */
-static pd_err warm_up(calibration *c, warm *w, const pd_subset *train, const pd_subset *held,
+static pd_err warm_up(pd_calibration *c, warm *w, const pd_subset *train, const pd_subset *held,
                       int steps, double *sums, float *c_out) {
     uint64_t d = pd_space_coords(w->space);
     pd_adam adam;
@@ -347,7 +231,7 @@ static pd_err warm_up(calibration *c, warm *w, const pd_subset *train, const pd_
 }
 
 /* Two-fold cross-validation: even examples train and odd ones judge, then the other way round. */
-static pd_err choose_steps(calibration *c, warm *w, pd_calibrate_report *report) {
+static pd_err choose_steps(pd_calibration *c, warm *w, pd_calibrate_report *report) {
     size_t n = c->all.n;
     uint32_t *index = malloc(n * sizeof *index);
     if (!index)
@@ -381,7 +265,7 @@ static pd_err choose_steps(calibration *c, warm *w, pd_calibrate_report *report)
     return PD_OK;
 }
 
-static pd_err make_start(calibration *c, pd_basis *b, pd_calibrate_report *report) {
+static pd_err make_start(pd_calibration *c, pd_basis *b, pd_calibrate_report *report) {
     warm w;
     pd_err e = warm_open(c, b, &w);
     if (e)
@@ -406,23 +290,15 @@ static pd_err make_start(calibration *c, pd_basis *b, pd_calibrate_report *repor
     return e;
 }
 
-/* ---- both stages
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- both stages ---- */
 
-/* The basis' start adapter as an adapter: a space whose coordinates stay zero. */
-typedef struct start {
-    pd_space *space;
-    pd_view *view;
-} start;
-
-static void start_close(start *s) {
+void pd_start_close(pd_start *s) {
     pd_view_close(s->view);
     pd_space_close(s->space);
 }
 
-static pd_err start_open(const pd_model_info *info, const pd_basis *b, start *out) {
-    *out = (start){0};
+pd_err pd_start_open(const pd_model_info *info, const pd_basis *b, pd_start *out) {
+    *out = (pd_start){0};
     pd_manifest m = {
         .space = PD_SPACE_ALIGNED, .rank = b->r2, .targets = b->targets, .unit_bits = 26};
     m.n_coords = pd_space_size(m.space, m.rank, m.targets, info);
@@ -430,7 +306,7 @@ static pd_err start_open(const pd_model_info *info, const pd_basis *b, start *ou
     if (!e)
         e = pd_view_open(out->space, &out->view);
     if (e)
-        start_close(out);
+        pd_start_close(out);
     return e;
 }
 
@@ -438,9 +314,9 @@ static double accuracy_of(const pd_loss *l) {
     return l->choices ? (double)l->correct / (double)l->choices : NAN;
 }
 
-static pd_err stages(calibration *c, pd_basis *b, pd_calibrate_report *report) {
+static pd_err stages(pd_calibration *c, pd_basis *b, pd_calibrate_report *report) {
     pd_loss loss = {0};
-    start s = {0};
+    pd_start s = {0};
     pd_err e = pd_evaluate(&c->bench, &c->all, NULL, &loss);
     report->loss_before = report->loss_start = pd_loss_mean(&loss);
     report->accuracy_before = report->accuracy_start = accuracy_of(&loss);
@@ -449,25 +325,25 @@ static pd_err stages(calibration *c, pd_basis *b, pd_calibrate_report *report) {
     if (!e && b->r1)
         e = make_start(c, b, report);
     if (!e)
-        e = start_open(c->info, b, &s);
+        e = pd_start_open(c->info, b, &s);
     if (!e)
         e = find_basis(c, pd_view_adapter(s.view), b->r1 ? c->opts->groups : 1, b->r2, b, true);
     if (!e && c->opts->whiten > 0)
-        e = find_scales(c, pd_view_adapter(s.view), b);
+        e = pd_find_scales(c, pd_view_adapter(s.view), b);
     if (!e)
         e = pd_evaluate(&c->bench, &c->all, pd_view_adapter(s.view), &loss);
     if (!e) {
         report->loss_start = pd_loss_mean(&loss);
         report->accuracy_start = accuracy_of(&loss);
     }
-    start_close(&s);
+    pd_start_close(&s);
     return e;
 }
 
 pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_opts *opts,
                     pd_basis **out, pd_calibrate_report *report) {
     uint64_t began = pd_clock_ms();
-    calibration c = {.info = pd_model_info_of(m), .all = pd_subset_all(data), .opts = opts};
+    pd_calibration c = {.info = pd_model_info_of(m), .all = pd_subset_all(data), .opts = opts};
     *report = (pd_calibrate_report){0};
     if (c.all.n < 4)
         return pd_fail(PD_EUSAGE,
@@ -493,90 +369,4 @@ pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_o
     report->seconds = (double)(pd_clock_ms() - began) / 1e3;
     *out = b;
     return PD_OK;
-}
-
-/* ---- the captured share
- * ----------------------------------------------------------------------------------------- */
-
-/* Sum of the batches' gradients of one data set, whole: (out, in) a matrix.  Only here, where it is
- * what is asked for. */
-typedef struct gradient {
-    const pd_basis *basis;
-    float **g;
-    float weight;
-} gradient;
-
-static void add_whole(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
-                      const float *dy) {
-    gradient *sum = ctx;
-    size_t k = (size_t)layer * PD_TARGETS + t;
-    const pd_basis_matrix *b = &sum->basis->at[k];
-    if (sum->g[k])
-        pd_gemm(true, false, b->out, b->in, rows, sum->weight, dy, x, 1.0f, sum->g[k]);
-}
-
-static double square(const float *x, size_t n) {
-    double s = 0;
-    for (size_t i = 0; i < n; i++)
-        s += (double)x[i] * (double)x[i];
-    return s;
-}
-
-/* |U G V^T|^2 for the rows of u (r, out) and v (r, in). */
-static double inside(const pd_basis_matrix *b, uint32_t r, const float *g) {
-    float p[PD_RANK_MAX * PD_RANK_MAX];
-    float *ug = malloc((size_t)r * b->in * sizeof *ug);
-    if (!ug)
-        return NAN;
-    pd_gemm(false, false, r, b->in, b->out, 1.0f, b->u2, g, 0.0f, ug);
-    pd_gemm(false, true, r, r, b->in, 1.0f, ug, b->v2, 0.0f, p);
-    free(ug);
-    return square(p, (size_t)r * r);
-}
-
-static pd_err sum_gradient(pd_bench *bench, const pd_subset *all, const pd_adapter *side,
-                           gradient *sum) {
-    for (size_t i = 0; i < all->n;) {
-        size_t from = i;
-        pd_err e = pd_bench_fill(bench, all, &i, all->n);
-        if (e)
-            return e;
-        pd_loss loss;
-        sum->weight = (float)(i - from) / (float)all->n;
-        pd_model_backward(bench->model, bench->work, bench->batch, side, add_whole, sum, &loss);
-    }
-    return PD_OK;
-}
-
-pd_err pd_basis_capture(const pd_model *m, const pd_data *data, const pd_basis *b,
-                        uint32_t max_tokens, double *share) {
-    const pd_model_info *info = pd_model_info_of(m);
-    size_t n = (size_t)info->n_layers * PD_TARGETS;
-    pd_subset all = pd_subset_all(data);
-    pd_bench bench = {0};
-    start s = {0};
-    gradient sum = {.basis = b, .g = calloc(n, sizeof *sum.g)};
-    pd_err e = sum.g ? pd_bench_open(m, max_tokens, 1, true, &bench)
-                     : pd_fail(PD_ENOMEM, "no memory for gradients");
-    for (size_t k = 0; !e && k < n; k++)
-        if (b->at[k].out && !(sum.g[k] = calloc((size_t)b->at[k].out * b->at[k].in, sizeof(float))))
-            e = pd_fail(PD_ENOMEM, "no memory for whole gradients");
-    if (!e)
-        e = start_open(info, b, &s);
-    if (!e)
-        e = sum_gradient(&bench, &all, pd_view_adapter(s.view), &sum);
-    double in = 0, whole = 0;
-    for (size_t k = 0; !e && k < n; k++)
-        if (sum.g[k]) {
-            in += inside(&b->at[k], b->r2, sum.g[k]);
-            whole += square(sum.g[k], (size_t)b->at[k].out * b->at[k].in);
-        }
-    if (!e)
-        *share = whole > 0 ? in / whole : 0;
-    for (size_t k = 0; sum.g && k < n; k++)
-        free(sum.g[k]);
-    free(sum.g);
-    start_close(&s);
-    pd_bench_close(&bench);
-    return e;
 }

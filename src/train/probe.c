@@ -2,6 +2,7 @@
 #include "peerd/probe.h"
 #include "peerd/direction.h"
 #include "peerd/log.h"
+#include "median.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -52,11 +53,6 @@ void pd_probe_at(pd_prober *p, const int32_t *a, const uint8_t *signs, float eps
     out->g = (out->plus - out->minus) / (2.0 * (double)eps);
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The loss in the middle: both sides at a = 0. */
 static double loss_at_zero(pd_prober *p) {
     pd_view_set(p->plus, NULL, NULL, 0);
@@ -104,9 +100,8 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
     free(bits);
     if (e)
         return e;
-    qsort(curvature, count, sizeof *curvature, by_value);
     pd_proposal r = {.loss = loss / count,
-                     .curvature = curvature[count / 2],
+                     .curvature = pd_median(curvature, count),
                      .spread = sqrt(square / count),
                      .probes = count};
     double g2 = fmax(r.spread * r.spread, 1e-12), top = CLIP_SPREADS * sqrt(g2);

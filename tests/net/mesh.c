@@ -40,7 +40,7 @@ void mesh_mix(mesh *m, uint64_t v) {
     m->trace ^= m->trace >> 29;
 }
 
-/* ---- the heap ----------------------------------------------------------------------------- */
+/* ---- the heap ---- */
 
 static bool before(const happening *a, const happening *b) {
     return a->at != b->at ? a->at < b->at : a->seq < b->seq;
@@ -87,7 +87,7 @@ bool mesh_pop(mesh *m, happening *out) {
     }
 }
 
-/* ---- the end ------------------------------------------------------------------------------ */
+/* ---- the end ---- */
 
 static bool differ(char *why, size_t room, const char *text, const node *n) {
     snprintf(why, room, "node %u %s", n->index, text);

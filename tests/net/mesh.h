@@ -178,7 +178,7 @@ void node_digest(mesh *m, const node *n, uint8_t out[16]);
 truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream);
 
 /* a file that every member can serve, to test pieces */
-enum { FILE_BYTES = 70001 };
+enum { FILE_BYTES = 300001 };
 uint8_t file_byte(uint64_t at);
 
 mesh *mesh_open(uint64_t seed);

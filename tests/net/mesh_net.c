@@ -139,7 +139,7 @@ void net_crash(mesh *m, uint32_t index) {
         }
 }
 
-/* ---- the watcher -------------------------------------------------------------------------- */
+/* ---- the watcher ---- */
 
 static void watch_segment(mesh *m, node *from, pipe_end *e, const pd_item *it) {
     const pd_author *a = &e->alias[it->u.seg.alias];

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- the ledger and the store ------------------------------------------------------------- */
+/* ---- the ledger and the store ---- */
 
 slog *node_log(node *n, const pd_author *a, uint8_t stream, bool make) {
     for (uint32_t i = 0; i < n->n_logs; i++)
@@ -136,7 +136,7 @@ void node_restore(mesh *m, node *n) {
     forget_lost(m);
 }
 
-/* ---- what the core is given --------------------------------------------------------------- */
+/* ---- what the core is given ---- */
 
 static void cheap_sign(uint64_t secret, const void *msg, size_t n, uint8_t sig[64]) {
     for (unsigned i = 0; i < 8; i++)
@@ -202,7 +202,7 @@ static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uin
     return size;
 }
 
-/* ---- processes ---------------------------------------------------------------------------- */
+/* ---- processes ---- */
 
 void node_init(mesh *m, uint32_t i) {
     node *n = &m->nodes[i];
@@ -319,7 +319,7 @@ void node_crash(mesh *m, node *n) {
     forget_lost(m);
 }
 
-/* ---- actions ------------------------------------------------------------------------------ */
+/* ---- actions ---- */
 
 static void store(mesh *m, node *n, const pd_action *a) {
     if (!a->own) {
@@ -497,7 +497,7 @@ void node_step(mesh *m, node *n, const pd_event *e) {
     }
 }
 
-/* ---- replay ------------------------------------------------------------------------------- */
+/* ---- replay ---- */
 
 void node_digest(mesh *m, const node *n, uint8_t out[16]) {
     int32_t a[COORDS] = {0};

@@ -41,7 +41,7 @@ static void fault_at(mesh *m, uint64_t at, enum fault f, uint32_t n, uint64_t a,
     h->c = c;
 }
 
-/* ---- the world of a seed ------------------------------------------------------------------ */
+/* ---- the world of a seed ---- */
 
 static void make_run(mesh *m) {
     pd_manifest *r = &m->manifest;
@@ -160,7 +160,7 @@ static mesh *make(uint64_t seed, bool ed25519) {
     return m;
 }
 
-/* ---- what happens ------------------------------------------------------------------------- */
+/* ---- what happens ---- */
 
 static void block(mesh *m, uint64_t side, bool one_way, bool on) {
     for (uint32_t i = 0; i < m->n_nodes; i++)

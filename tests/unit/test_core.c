@@ -21,7 +21,7 @@ typedef struct world {
     uint64_t rx, tx; /* of session 1, as the peer counts */
 } world;
 
-/* ---- what the core is given --------------------------------------------------------------- */
+/* ---- what the core is given ---- */
 
 static void sign(void *ctx, const void *msg, size_t n, uint8_t sig[64]) {
     pd_sign(&((world *)ctx)->a, msg, n, sig);
@@ -85,7 +85,7 @@ static void hold_log(world *w, const pd_identity *id, uint8_t stream, const uint
     append(w, &a, stream, 0, p, n, seal);
 }
 
-/* ---- steps -------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 static pd_action *find(world *w, pd_action_kind kind) {
     for (size_t i = 0; i < w->n; i++)
@@ -246,7 +246,7 @@ static bool may_speak(world *w) {
     return pd_core_may_speak(w->core, &a, &at);
 }
 
-/* ---- speaking ----------------------------------------------------------------------------- */
+/* ---- speaking ---- */
 
 /* A node that speaks right after a start may say other bytes than it said before its disk was set
  * back. */
@@ -337,7 +337,7 @@ START_TEST(a_store_that_takes_nothing_stops_the_trainer_at_4096) {
 }
 END_TEST
 
-/* ---- another log under our name ----------------------------------------------------------- */
+/* ---- another log under our name ---- */
 
 static pd_item own_alias(world *w) {
     pd_item it = {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 9}};
@@ -425,7 +425,7 @@ START_TEST(a_session_with_our_own_key_ends_the_process) {
 }
 END_TEST
 
-/* ---- hostile bytes ------------------------------------------------------------------------ */
+/* ---- hostile bytes ---- */
 
 /* Nothing of a frame counts unless all of it parses, and no byte of it can break the core. */
 START_TEST(every_changed_byte_of_a_frame_is_harmless) {
@@ -494,7 +494,7 @@ START_TEST(what_is_out_of_order_closes_the_session) {
 }
 END_TEST
 
-/* ---- guests ------------------------------------------------------------------------------- */
+/* ---- guests ---- */
 
 static void knock(world *w, bool right, bool spent) {
     uint8_t msg[PD_JOIN_MESSAGE_BYTES], curve[32] = {0xcc};
@@ -550,7 +550,7 @@ START_TEST(a_guest_without_its_key_or_with_a_used_ticket_is_refused) {
 }
 END_TEST
 
-/* ---- health and credits ------------------------------------------------------------------- */
+/* ---- health and credits ---- */
 
 START_TEST(silence_is_asked_about_and_then_ends_the_session) {
     world *w = speaking(NULL, 0);

@@ -165,7 +165,7 @@ START_TEST(bytes_out_of_range_are_refused) {
 }
 END_TEST
 
-/* ---- control records ---------------------------------------------------------------------- */
+/* ---- control records ---- */
 
 static size_t write_record(const pd_control *rec, uint8_t *b, size_t room) {
     pd_writer w = pd_writer_of(b, room);

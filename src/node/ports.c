@@ -1,0 +1,60 @@
+/* ports.c - a core's questions answered from the identity and the ledger; see ports.h. */
+#include "ports.h"
+
+#include <string.h>
+
+static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
+    pd_sign(((pd_ports *)ctx)->identity, msg, size, sig);
+}
+
+static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
+                   const uint8_t sig[64]) {
+    (void)ctx;
+    return pd_verify(pub, msg, size, sig);
+}
+
+static uint64_t random64(void *ctx) {
+    (void)ctx;
+    return pd_random64();
+}
+
+static bool seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t out[64]) {
+    pd_ledger *l = ((pd_ports *)ctx)->ledger;
+    uint32_t index;
+    pd_log_info info;
+    *n = 0;
+    if (!pd_ledger_find(l, a, &index) || !pd_ledger_info(l, index, &info) || !info.n[stream])
+        return false;
+    *n = info.n[stream];
+    memcpy(out, info.seal[stream], 64);
+    return true;
+}
+
+static size_t read_log(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
+                       size_t room) {
+    pd_ledger *l = ((pd_ports *)ctx)->ledger;
+    uint32_t index;
+    return pd_ledger_find(l, a, &index) ? pd_ledger_read(l, index, stream, from, out, room) : 0;
+}
+
+static size_t read_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                        size_t room, uint64_t *total) {
+    const pd_ports *p = ctx;
+    *total = 0;
+    if (!p->file || memcmp(digest, p->file_digest, 16) != 0)
+        return 0;
+    *total = p->file_bytes;
+    if (offset >= p->file_bytes)
+        return 0;
+    size_t n = p->file_bytes - offset < room ? (size_t)(p->file_bytes - offset) : room;
+    memcpy(out, p->file + offset, n);
+    return n;
+}
+
+pd_core_crypto pd_ports_crypto(pd_ports *p) {
+    return (pd_core_crypto){p, sign, verify, random64};
+}
+
+pd_core_log pd_ports_log(pd_ports *p) {
+    return (pd_core_log){p, seal, read_log, read_file};
+}
