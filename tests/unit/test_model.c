@@ -60,26 +60,20 @@ static pd_model *open_model(const char *path, pd_compute compute, bool backward)
 }
 
 /* The three public models; SmolLM2 is fetched by whoever wants it and named by PD_SMOLLM2. */
-static const struct {
-    const char *model, *vectors;
-} cases[] = {{"models/house-2m.gguf", "vectors/lm/house-2m.jsonl"},
-             {"data/stories260K/stories260K.gguf", "vectors/lm/stories260K.jsonl"},
-             {NULL, "vectors/lm/smollm2-135m-q4_1.jsonl"}};
+static const char *const vectors_of[] = {"tests/vectors/lm/house-2m.jsonl",
+                                         "tests/vectors/lm/stories260K.jsonl",
+                                         "tests/vectors/lm/smollm2-135m-q4_1.jsonl"};
 
-/* Paths of case i; false, saying so, where a file is missing. */
-static bool case_paths(int i, char model[4096], char vectors[4096]) {
-    const char *p = cases[i].model ? pd_test_shared(cases[i].model) : getenv("PD_SMOLLM2");
-    if (!p) {
-        if (!cases[i].model)
-            printf("skipped: PD_SMOLLM2 does not name SmolLM2's GGUF file\n");
-        return false;
-    }
-    snprintf(model, 4096, "%s", p);
-    p = pd_test_shared(cases[i].vectors);
+/* Model i; NULL, saying so, where its file is missing. */
+static const char *model_of(int i) {
+    if (i == 0)
+        return pd_test_path("examples/models/house-2m.gguf");
+    if (i == 1)
+        return pd_test_shared("data/stories260K/stories260K.gguf");
+    const char *p = getenv("PD_SMOLLM2");
     if (!p)
-        return false;
-    snprintf(vectors, 4096, "%s", p);
-    return true;
+        printf("skipped: PD_SMOLLM2 does not name SmolLM2's GGUF file\n");
+    return p;
 }
 
 static void check_f32(const vector *v, const float *nll, double *worst) {
@@ -106,15 +100,16 @@ static void check_bf16(const vector *v, const float *nll, double *worst) {
 }
 
 static void parity(int i, pd_compute compute) {
-    char model[4096], vectors[4096];
-    if (!case_paths(i, model, vectors))
+    const char *path = model_of(i);
+    if (!path)
         return;
-    pd_model *m = open_model(model, compute, false);
+    pd_model *m = open_model(path, compute, false);
     pd_work *w;
     pd_batch *b;
     ck_assert_int_eq(pd_work_open(m, TOKENS_MAX, 1, false, &w), PD_OK);
     ck_assert_int_eq(pd_batch_open(TOKENS_MAX, 1, &b), PD_OK);
-    FILE *f = fopen(vectors, "r");
+    FILE *f = fopen(pd_test_path(vectors_of[i]), "r");
+    ck_assert_ptr_nonnull(f);
     static vector v;
     static float nll[TOKENS_MAX];
     double worst = 0.0;
@@ -130,7 +125,7 @@ static void parity(int i, pd_compute compute) {
         else
             check_bf16(&v, nll, &worst);
     }
-    printf("%s %s: worst %.3f%s\n", cases[i].vectors, compute == PD_COMPUTE_F32 ? "f32" : "bf16",
+    printf("%s %s: worst %.3f%s\n", vectors_of[i], compute == PD_COMPUTE_F32 ? "f32" : "bf16",
            worst, compute == PD_COMPUTE_F32 ? " of the tolerance" : "");
     fclose(f);
     pd_batch_close(b);
@@ -146,10 +141,7 @@ END_TEST
 START_TEST(mean_nll_is_near_the_reference_in_bf16) {
     pd_gguf *g;
     pd_model *m;
-    const char *path = pd_test_shared(cases[0].model);
-    if (!path)
-        return;
-    ck_assert_int_eq(pd_gguf_open(path, &g), PD_OK);
+    ck_assert_int_eq(pd_gguf_open(model_of(0), &g), PD_OK);
     pd_model_opts o = {.compute = PD_COMPUTE_BF16, .threads = 2};
     pd_err e = pd_model_open(g, &o, &m);
     pd_gguf_close(g);
