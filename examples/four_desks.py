@@ -15,7 +15,7 @@ Kept: texts of 3 to 40 words with |rating| >= 1, HTML entities decoded, each tex
 Written, every file half good and half bad, drawn and shuffled by the seed:
 
     DIR/{shop,film,tweets}/train.jsonl      1,200 a site
-    DIR/{shop,film,tweets}/heldout.jsonl    200 a site: what the node watches while it trains
+    DIR/{shop,film,tweets}/heldout.jsonl    100 a site: what the node watches while it trains
     DIR/{shop,film,tweets}/test.jsonl       150 a site that no node ever sees
     DIR/test.jsonl                          the three of them, 450
     DIR/calibrate.jsonl                     32 editorials
@@ -44,7 +44,7 @@ SOURCES = {
 }
 SITES = ("shop", "film", "tweets")
 FOUND = {"shop": 2305, "film": 9008, "tweets": 2638, "news": 1513}  # texts that pass the filter in that release
-TRAIN, HELDOUT, TEST, CALIBRATE = 1200, 200, 150, 32
+TRAIN, HELDOUT, TEST, CALIBRATE = 1200, 100, 150, 32
 WORDS, RATING = range(3, 41), 1.0
 
 
