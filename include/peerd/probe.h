@@ -38,7 +38,7 @@ void pd_probe_at(pd_prober *p, const int32_t *a, const uint8_t *signs, float eps
 /* What a few probes at the start say, and the constants that follow from it. */
 typedef struct pd_proposal {
     double loss;      /* mean of the probed batches at a = 0 */
-    double curvature; /* median of z^T H z = (L+ + L- - 2 L) / eps^2 : about the trace of H */
+    double curvature; /* mean of c = z^T H z = (L+ + L- - 2 L) / eps^2, weighted by g^2 (bounded) */
     double spread;    /* root mean square of the projected gradients */
     double eps;       /* the probe moves the loss by about 1 % through its curvature */
     double lr;        /* a tenth of 1 / curvature, at most 10 % of the loss a record */

@@ -80,8 +80,8 @@ void pd_fetch_piece(pd_core *c, pd_link *l, const pd_item *it) {
 void pd_fetch_asked(pd_core *c, pd_link *l, const pd_item *it) {
     (void)c;
     uint64_t limit = it->u.part.limit < PD_FILE_ASK ? it->u.part.limit : PD_FILE_ASK;
-    bool goes_on = l->file_due && !memcmp(l->file, it->u.part.digest, 16) &&
-                   it->u.part.offset == l->file_end;
+    bool goes_on =
+        l->file_due && !memcmp(l->file, it->u.part.digest, 16) && it->u.part.offset == l->file_end;
     if (!goes_on) {
         memcpy(l->file, it->u.part.digest, 16);
         l->file_next = it->u.part.offset;

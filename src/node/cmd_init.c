@@ -256,7 +256,7 @@ int pd_cmd_init(int argc, char **argv) {
               .local = pd_local_of_defaults(),
               .rank = pd_calibrate_defaults.rank,
               .alpha = 16,
-              .probe_count = 16,
+              .probe_count = 48,
               .seal_bytes = 1000,
               .rate = 10,
               .groups = pd_calibrate_defaults.groups,
@@ -295,7 +295,7 @@ int pd_cmd_init(int argc, char **argv) {
         {"rate-max", 0, PD_FLAG_U32, &x.rate, 1, 1e6, "N",
          "records a second and node (default 10)"},
         {"propose", 0, PD_FLAG_U32, &x.probe_count, 1, 64, "N",
-         "probes to propose from (default 16)"},
+         "probes to propose from (default 48)"},
         {.name = NULL}};
     size_t n;
     bool asked;

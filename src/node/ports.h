@@ -1,5 +1,5 @@
-/* ports.h - what a gossip core asks of its node, answered from one identity and one ledger: a running
- * node and a newcomer (join.c) alike; private to src/node. */
+/* ports.h - what a gossip core asks of its node, answered from one identity and one ledger: a
+ * running node and a newcomer (join.c) alike; private to src/node. */
 #ifndef PD_PORTS_H
 #define PD_PORTS_H
 

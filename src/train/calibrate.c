@@ -42,7 +42,8 @@ static void sketches_close(sketches *s) {
     free(s->scratch);
 }
 
-static pd_err sketches_open(const pd_calibration *c, const pd_basis *b, uint32_t rank, sketches *out) {
+static pd_err sketches_open(const pd_calibration *c, const pd_basis *b, uint32_t rank,
+                            sketches *out) {
     size_t n = (size_t)c->info->n_layers * PD_TARGETS, floats = 0;
     uint32_t k = rank + PD_SKETCH_MORE, widest = 0;
     for (size_t m = 0; m < n; m++) {

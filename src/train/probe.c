@@ -1,8 +1,8 @@
 /* probe.c - the central probe, and the constants of a run read from a few of them; see probe.h. */
 #include "peerd/probe.h"
+#include "median.h"
 #include "peerd/direction.h"
 #include "peerd/log.h"
-#include "median.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,14 +12,16 @@ enum { PROPOSE_MAX = 64 };
 
 /* lr = LR_SHARE / curvature.  A step of exactly 1 / (z^T H z) would jump to the minimum along z as
  * this one batch sees it; of that the signal bears its share of E g^2.  Measured on four-desks
- * (SmolLM2, rank 4, batches of 16): 0.16 at the start adapter, falling as the loss does.
+ * (SmolLM2, rank 4, batches of 16): 0.16 at the start adapter, falling as the loss does; at 0.15
+ * one seed in three drifts away within a hundred records.
  */
 static const double LR_SHARE = 0.1;
-/* And never so much that one record, taken at its word, would lower the loss by more than this share
- * of it (lr g^2): where the curvature is small, and, less, where it is negative and says nothing.
+/* And never so much that one record, taken at its word, would lower the loss by more than this
+ * share of it (lr g^2): where the curvature is small, and, less, where it is negative and says
+ * nothing.
  */
 static const double DROP_SHARE = 0.1, BLIND_DROP_SHARE = 0.02;
-static const double EPS_START = 1e-2, EPS_SHARE = 0.01, CLIP_SPREADS = 3;
+static const double EPS_START = 1e-2, EPS_SHARE = 0.01, CLIP_SPREADS = 3, WEIGHT_MEDIANS = 2;
 
 pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out) {
     pd_prober p = {.bench = bench, .space = space};
@@ -62,9 +64,32 @@ static double loss_at_zero(pd_prober *p) {
     return pd_loss_mean(&loss);
 }
 
+static double root_mean_square(const double *x, unsigned n) {
+    double sum = 0;
+    for (unsigned k = 0; k < n; k++)
+        sum += x[k] * x[k];
+    return sqrt(sum / n);
+}
+
+/* E[g^2 c] / E[g^2]: a step -lr g z raises the loss by lr^2 g^2 c / 2, so the curvatures of steep
+ * batches are those that a rate has to stand.  No batch counts as more than WEIGHT_MEDIANS slopes.
+ */
+static double step_curvature(const double *slope, const double *curvature, unsigned n) {
+    double steep[PROPOSE_MAX], weights = 0, sum = 0;
+    for (unsigned k = 0; k < n; k++)
+        steep[k] = fabs(slope[k]);
+    double most = WEIGHT_MEDIANS * pd_median(steep, n);
+    for (unsigned k = 0; k < n; k++) {
+        double w = fmin(fabs(slope[k]), most);
+        weights += w * w;
+        sum += w * w * curvature[k];
+    }
+    return weights > 0 ? sum / weights : 0;
+}
+
 pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned records,
                   uint64_t seed, pd_proposal *out) {
-    double curvature[PROPOSE_MAX], square = 0, loss = 0;
+    double curvature[PROPOSE_MAX], slope[PROPOSE_MAX], loss = 0;
     pd_rng rng = {seed};
     uint32_t *pick = malloc(records * sizeof *pick);
     size_t d = pd_space_coords(p->space), n_bits = (d + 7) / 8;
@@ -92,7 +117,7 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
         if (!isfinite(probe.g) || !isfinite(zero))
             e = pd_fail(PD_ENUMERIC, "the loss of a calibration probe is not finite");
         curvature[k] = (probe.plus + probe.minus - 2 * zero) / (EPS_START * EPS_START);
-        square += probe.g * probe.g;
+        slope[k] = probe.g;
         loss += zero;
         pd_progress(false, "choosing eps, lr and byte scale: probe %u of %u", k + 1, count);
     }
@@ -101,8 +126,8 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
     if (e)
         return e;
     pd_proposal r = {.loss = loss / count,
-                     .curvature = pd_median(curvature, count),
-                     .spread = sqrt(square / count),
+                     .curvature = step_curvature(slope, curvature, count),
+                     .spread = root_mean_square(slope, count),
                      .probes = count};
     double g2 = fmax(r.spread * r.spread, 1e-12), top = CLIP_SPREADS * sqrt(g2);
     bool bowl = r.curvature > 0; /* a few probes on a hill say nothing of where it ends */

@@ -1,9 +1,9 @@
-/* scales.c - how far each coordinate of a basis reaches: one over the spread of its gradient between
- * records; see calibrate.h. */
+/* scales.c - how far each coordinate of a basis reaches: one over the spread of its gradient
+ * between records; see calibrate.h. */
 #include "calibration.h"
+#include "median.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
-#include "median.h"
 
 #include <math.h>
 #include <stdlib.h>

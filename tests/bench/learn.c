@@ -90,7 +90,7 @@ static void calibrate(bench_state *b) {
 static void choose(bench_state *b) {
     pd_proposal p;
     pd_subset own = pd_subset_all(b->site[0]);
-    check(pd_propose(&b->prober, &own, 16, b->o.batch, b->o.seed, &p));
+    check(pd_propose(&b->prober, &own, 48, b->o.batch, b->o.seed, &p));
     printf("proposal: loss %.3f curvature %.1f spread %.2f -> eps %.2g lr %.2g scale %.2g (clip "
            "%.2f)\n",
            p.loss, p.curvature, p.spread, p.eps, p.lr, p.scale, p.scale * 2048);
