@@ -69,7 +69,6 @@ enum {
     PD_AWAY_MS = 900000,
     PD_GONE_MS = 86400000,
 
-    PD_STAGES = 4,
     PD_STAGE_BYTES = 1 << 20,
     PD_STAGE_IDLE_MS = 300000,
     PD_WELCOME_MAX = 1 << 18,
