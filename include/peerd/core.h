@@ -255,6 +255,10 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out);
 /* The i-th other member, in the order of admission; false past the last. */
 bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_status *out);
 bool pd_core_is_member(const pd_core *c, const uint8_t key[32]);
+/* The authors it knows, in the order of (key, incarnation), into out (room); returns how many there are.
+ * Sessions number them so where both ends know the same.
+ */
+uint32_t pd_core_authors(const pd_core *c, pd_author *out, uint32_t room);
 
 /* ---- joining: the other side of an invite ---- */
 
