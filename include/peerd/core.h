@@ -11,7 +11,9 @@
  * whatever a peer sends, the answer is bounded work.  What it does not: keep log bytes (the driver's
  * ledger does, and the core reads them when a frame leaves), judge a gradient, replay.
  *
- * Today: a full mesh of up to 16 members.  A frame's layout is in frame.h.
+ * Up to 16 members are a full mesh.  Above, each node keeps 4 to 8 links, 3 of them dialled by itself
+ * at random, and the bytes of each author travel down a tree of their own.  A frame's layout is in
+ * frame.h.
  */
 #ifndef PEERD_CORE_H
 #define PEERD_CORE_H
@@ -20,16 +22,21 @@
 #include "peerd/chain.h"
 
 enum {
-    PD_PEERS_MAX = 16,    /* members a run admits; no invite is honoured beyond */
-    PD_MEMBERS_MAX = 24,  /* members a node can know: room for invites honoured at the same moment */
-    PD_SESSIONS_MAX = 24, /* 16 members, a few doubles while both dial, and guests */
+    PD_MEMBERS_TOP = 16384, /* the most that conf.members_max may be */
+    PD_MEMBERS_MAX = 256,   /* members a node can know unless its configuration says otherwise ... */
+    PD_MEMBERS_SPARE = 16,  /* ... of them room for invites honoured at the same moment */
+    PD_PEERS_MAX = PD_MEMBERS_MAX - PD_MEMBERS_SPARE, /* members such a run admits */
+    PD_MESH_MAX = 16,       /* up to so many everyone links with everyone */
+    PD_LINKS_MAX = 20,      /* sessions with members: 16 in a mesh, or 8 and 4 to compare with */
+    PD_SESSIONS_MAX = 24,   /* and 4 guests */
     PD_ADDRS_MAX = 4,     /* addresses kept a member */
     PD_NAME_MAX = 32,     /* bytes of a node's name */
     PD_PENDING_MAX = 4096, /* own gradients not yet sealed */
     PD_FRAME_MAX = 16384,
     PD_TEXT_MAX = 160,    /* a note, with its end */
-    /* A frame holds at most 16384 / 69 sealed segments, a welcome 384 logs; the rest is bounded
-     * by the tables above. */
+    PD_STAGES = 4,        /* logs that catch up at a time */
+    /* A frame holds at most 16384 / 69 sealed segments; the rest is bounded by the sessions or
+     * spread over steps. */
     PD_ACTIONS_MAX = 400,
 };
 
@@ -47,7 +54,10 @@ typedef struct pd_core_crypto {
 /* The driver's ledger, read from memory, and its files.  `seal` says where a log stands: n bytes and
  * their seal; false (n = 0) for a log it does not hold.  `read` copies up to `room` sealed bytes and
  * returns how many there were.  `file` serves a file by the first 16 bytes of its digest: returns the
- * bytes copied from `offset` and sets *total, 0 where there is no such file; may be NULL.
+ * bytes copied from `offset` and sets *total, 0 where there is no such file; may be NULL.  `room` gives
+ * stage 0..PD_STAGES - 1 memory of `bytes` that begins with what it held there before (realloc), or NULL
+ * if that is too much; 0 bytes: it is not needed any more.  Without it (NULL) a gap in one log that is
+ * longer than conf.stage_bytes cannot be caught up.
  */
 typedef struct pd_core_log {
     void *ctx;
@@ -55,6 +65,7 @@ typedef struct pd_core_log {
     size_t (*read)(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out, size_t room);
     size_t (*file)(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
                    uint64_t *total);
+    uint8_t *(*room)(void *ctx, unsigned stage, size_t bytes);
 } pd_core_log;
 
 typedef struct pd_known_addr {
@@ -63,6 +74,7 @@ typedef struct pd_known_addr {
 } pd_known_addr;
 
 typedef struct pd_core_conf {
+    uint32_t members_max; /* members its tables hold, at most PD_MEMBERS_TOP; 0: PD_MEMBERS_MAX */
     uint8_t run[32], key[32], founder[32]; /* key: the node's own */
     uint32_t incarnation;                  /* as last given by PD_ACT_META, else 0 */
     const char *manifest;                  /* canonical text, for guests; borrowed while open */
@@ -75,8 +87,11 @@ typedef struct pd_core_conf {
     uint32_t seal_bytes_per_s; /* B_sig of T_seal = clamp(N * 69 / B_sig, 2 s, 900 s); 0: 1000 */
     uint32_t seal_ms;          /* T_seal itself, 0: from B_sig */
     uint32_t seal_records;     /* seal at so many unsealed records; 0: 4096 */
-    uint32_t stage_bytes;      /* unsealed bytes held for each of 4 logs catching up; 0: 1 MiB, and
-                                * so the longest gap in one log that can be caught up */
+    uint32_t stage_bytes;      /* unsealed bytes held in the arena for each of 4 logs catching up;
+                                * 0: 1 MiB.  A longer gap asks the driver for `room` */
+    bool thin;                 /* a line of less than 128 kbit/s: fewer frames while it is busy */
+    bool observer;             /* makes no records, and hears of others' by asking, not as a link in
+                                * anybody's tree: for a line too thin for the run's rate */
     bool solo;                 /* speak without listening first */
     bool restored;             /* the store was copied or restored: listen for 5 minutes */
 } pd_core_conf;
@@ -208,6 +223,9 @@ typedef struct pd_core_status {
     uint32_t heard, wanted; /* listening: sessions compared with, and how many are wanted */
     const char *why;        /* one phrase for a person: why it does not speak; "" if it does */
     uint32_t members, links; /* others; sessions with them */
+    uint32_t wanted_links;   /* as many as it would like: all in a mesh, else 6 */
+    uint32_t repairs;        /* pulls under way */
+    bool observer;
     uint64_t records;        /* gradient bytes held, of everyone */
     uint64_t missing;        /* bytes that someone linked has and this node lacks */
     uint64_t bytes_in, bytes_out, frames_in, frames_out; /* frames as handed over, all sessions */
@@ -223,7 +241,7 @@ typedef struct pd_peer_status {
     pd_member_state member;
     pd_link_state link;
     uint64_t session;     /* 0: none */
-    bool outbound;
+    bool outbound, observer; /* observer: by its own word; linked peers only */
     uint32_t incarnation;  /* the newest */
     uint64_t records;      /* gradient bytes of theirs that we hold, all incarnations */
     uint64_t missing;      /* bytes they told of that we lack */
@@ -237,6 +255,10 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out);
 /* The i-th other member, in the order of admission; false past the last. */
 bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_status *out);
 bool pd_core_is_member(const pd_core *c, const uint8_t key[32]);
+/* The authors it knows, in the order of (key, incarnation), into out (room); returns how many there are.
+ * Sessions number them so where both ends know the same.
+ */
+uint32_t pd_core_authors(const pd_core *c, pd_author *out, uint32_t room);
 
 /* ---- joining: the other side of an invite ---- */
 

@@ -12,20 +12,27 @@
  *   03 SEG      alias v | start v | count v | bytes | seal 64             gradients
  *   83 SEG      alias v | start v | count v | bytes                       the same, more of it follows
  *   04 HEADS    count v | (log v, head v) ...                             I hold this now
+ *   05 PRUNE    log v                                                     do not send this log unasked
  *   06 PULL     log v | from v | limit v                                  send it, I can hold `limit` unsealed bytes
+ *   07 GRAFT    as PULL                                                   and what follows too, unasked, from now on
  *   08, 88 CTL  as SEG                                                    control records
  *   09 SUMMARY  memb_hash 8 | vv_hash 8 | total v | n v                   in equal states these are equal
- *   0a VV       want 1 | count v | (log v, head v) ...                    all I hold; logs not named stand at 0
+ *   0a VV       flags 1 | count v | (log v, head v) ...                   all I hold, in as many items as it takes
+ *               flags: 1 answer with yours, 2 say your ALIASes again first, 4 more of it follows
  *   0e PING     nonce 4 | load 1           0f PONG  the same
- *   12 BYE      reason 1
+ *   12 BYE      reason 1 | count v | (alias v) ...                        count <= 3: others, who may have a place free
  *   13 JOIN     key 32 | sig 64 | addr 1, 7 or 19 | size v | name         a guest's only word
  *   14 WELCOME  offset v | total v | count v | bytes                      a piece of the welcome (below)
  *   15 FILEQ    digest 16 | offset v | limit v
  *   16 FILEA    digest 16 | offset v | total v | count v | bytes          total 0: no such file here
  *
- *   alias    the sender's own number of an author, for this session (ALIAS says which)
+ *   alias    the sender's own number of an author, for this session.  Where the memb_hash of both HELLOs is
+ *            equal, 0, 1, ... are the authors of that set in the order of (key, inc); ALIAS says all others
+ *   memb_hash  sum mod 2^64 of XXH3-64(key 32 | inc 4) over the authors known
+ *   caps     1 an observer, who hears by PULL alone; 2 a session to compare only, not a link
  *   log      2 alias + stream; in lists ascending, each as the difference to the one before, less 1
  *   start    0: right after my last SEG or CTL of this log in this session; else 1 + the step of the first byte
+ *   head     and every other place in a log: less than 2^32
  *   count    1..8192.  A range longer than that, or than the credit left, is cut; only the last piece has the seal
  *   addr     0, or as in addr.h
  *   welcome  size v | manifest text | count v | (key 32 | inc v | size v | control log | seal 64) ...
@@ -37,7 +44,7 @@
  *   others are passed over
  *
  * One number has one encoding and an item no slack, so re-encoding a frame gives the same bytes; a
- * reader refuses everything else.  Kinds 05 PRUNE, 07 GRAFT, 0b-0d checkpoints and 10-11 forks are
+ * reader refuses everything else.  Kinds 0b-0d checkpoints and 10-11 forks are
  * kept free for their items; a kind not listed is refused, what changes it is the protocol version.
  */
 #ifndef PEERD_FRAME_H
@@ -48,20 +55,26 @@
 #include "peerd/core.h"
 
 enum {
-    PD_PROTO = 1,
+    PD_PROTO = 2,
     PD_FRAME_VERSION = 1,
     PD_PIECE_MAX = 8192,   /* bytes in one SEG, CTL, WELCOME or FILEA */
-    PD_AUTHORS_MAX = PD_MEMBERS_MAX * PD_INCARNATIONS,
-    PD_LOGS_MAX = PD_AUTHORS_MAX * PD_STREAMS,
+    PD_ALIASES_MAX = PD_MEMBERS_TOP * 5 / 4 + 64, /* authors a node can number: one a member, and
+                                                   * room for later incarnations */
+    PD_LOGS_MAX = PD_ALIASES_MAX * PD_STREAMS,
+    PD_ALTERNATIVES_MAX = 3, /* members that a BYE names */
     PD_RECORD_MAX = 512, /* body of a control record */
 };
+
+#define PD_LOG_BYTES_MAX UINT32_MAX /* one log: 13 years at the 10 records/s of the default rate */
 
 typedef enum pd_item_kind {
     PD_ITEM_HELLO = 0x01,
     PD_ITEM_ALIAS = 0x02,
     PD_ITEM_SEG = 0x03, /* the unsealed kinds 83 and 88 are read as SEG and CTL without a seal */
     PD_ITEM_HEADS = 0x04,
+    PD_ITEM_PRUNE = 0x05,
     PD_ITEM_PULL = 0x06,
+    PD_ITEM_GRAFT = 0x07,
     PD_ITEM_CTL = 0x08,
     PD_ITEM_SUMMARY = 0x09,
     PD_ITEM_VV = 0x0a,
@@ -79,12 +92,16 @@ typedef enum pd_bye { /* why a session ends */
     PD_BYE_OTHER_RUN,
     PD_BYE_VERSION,
     PD_BYE_DOUBLE,  /* another session of the two is kept */
-    PD_BYE_FULL,    /* the run admits no more members */
+    PD_BYE_FULL,    /* to a guest: the run admits no more members; to a member: no place for a link */
     PD_BYE_REFUSED, /* the JOIN's signature is not valid */
     PD_BYE_MALFORMED,
     PD_BYE_NOT_NOW, /* the inviter may not speak itself yet: try again */
-    PD_BYE_LAST = PD_BYE_NOT_NOW,
+    PD_BYE_DONE,    /* compared, or replaced by another link */
+    PD_BYE_LAST = PD_BYE_DONE,
 } pd_bye;
+
+enum { PD_CAP_OBSERVER = 1, PD_CAP_COMPARE = 2 };
+enum { PD_VV_WANT = 1, PD_VV_AGAIN = 2, PD_VV_MORE = 4, PD_VV_FLAGS = 7 };
 
 typedef struct pd_hello {
     uint8_t net[32];
@@ -108,7 +125,7 @@ typedef struct pd_item {
     union {
         pd_hello hello;
         struct {
-            uint32_t alias; /* < PD_AUTHORS_MAX */
+            uint32_t alias; /* < PD_ALIASES_MAX */
             pd_author author;
         } alias;
         struct {
@@ -119,7 +136,7 @@ typedef struct pd_item {
             const uint8_t *seal; /* 64, or NULL: more follows */
         } seg;                   /* SEG and CTL */
         struct {
-            bool want; /* VV: answer with yours */
+            uint8_t flags; /* VV: PD_VV_... */
             uint32_t count;
             const uint8_t *p; /* the pairs as on the wire, read by pd_heads_next; when writing: ... */
             size_t n;
@@ -128,7 +145,8 @@ typedef struct pd_item {
         struct {
             uint32_t log;
             uint64_t from, limit;
-        } pull;
+        } pull; /* PULL and GRAFT */
+        uint32_t prune; /* log */
         struct {
             uint64_t memb_hash, vv_hash, total, n;
         } summary;
@@ -136,7 +154,10 @@ typedef struct pd_item {
             uint32_t nonce;
             uint8_t load; /* 0 today */
         } ping;           /* PING and PONG */
-        pd_bye bye;
+        struct {
+            pd_bye why;
+            uint32_t count, alias[PD_ALTERNATIVES_MAX];
+        } bye;
         struct {
             uint8_t key[32], sig[64];
             pd_addr addr;

@@ -48,12 +48,8 @@ const char *pd_short(const uint8_t key[32], char out[9]) {
 
 /* ---- opening ---- */
 
-static size_t stage_bytes(const pd_core_conf *conf) {
-    return conf->stage_bytes ? conf->stage_bytes : PD_STAGE_BYTES;
-}
-
 size_t pd_core_bytes(const pd_core_conf *conf) {
-    return sizeof(pd_core) + PD_STAGES * stage_bytes(conf);
+    return pd_table_lay(conf, NULL);
 }
 
 /* Bring one log's chain to where the ledger stands and check its seal. */
@@ -62,22 +58,26 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
     pd_log *log = &a->log[stream];
     uint64_t n = 0;
     uint8_t seal[64], msg[PD_SEAL_MESSAGE_BYTES];
+    pd_chain chain;
     if (!c->store.seal(c->store.ctx, &a->id, stream, &n, seal) || n == 0)
         return PD_OK;
-    while (log->chain.n < n) {
-        size_t want = n - log->chain.n < PD_PIECE_MAX ? (size_t)(n - log->chain.n) : PD_PIECE_MAX;
-        size_t got = c->store.read(c->store.ctx, &a->id, stream, log->chain.n, c->piece, want);
+    pd_chain_init(&chain, c->conf.run, &a->id, stream);
+    while (chain.n < n) {
+        size_t want = n - chain.n < PD_PIECE_MAX ? (size_t)(n - chain.n) : PD_PIECE_MAX;
+        size_t got = c->store.read(c->store.ctx, &a->id, stream, chain.n, c->piece, want);
         if (got == 0)
             break;
-        pd_chain_add(&log->chain, c->piece, got);
+        pd_chain_add(&chain, c->piece, got);
     }
-    pd_seal_message(&log->chain, c->conf.run, &a->id, stream, msg);
+    pd_seal_message(&chain, c->conf.run, &a->id, stream, msg);
     char key[9];
-    if (log->chain.n != n || !c->crypto.verify(c->crypto.ctx, a->id.key, msg, sizeof msg, seal))
+    if (chain.n != n || n > PD_LOG_BYTES_MAX ||
+        !c->crypto.verify(c->crypto.ctx, a->id.key, msg, sizeof msg, seal))
         return pd_fail(PD_EMISMATCH,
                        "the log of %s (stream %u) in the ledger is not what its seal covers",
                        pd_short(a->id.key, key), stream);
-    log->held = n;
+    memcpy(log->chain.c, chain.c, sizeof log->chain.c);
+    log->chain.n = log->held = n;
     pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, n);
     return PD_OK;
 }
@@ -99,6 +99,9 @@ static pd_err load(pd_core *c) {
             if (!held && inc > 0)
                 continue;
             uint16_t a = pd_author_get(c, &id);
+            if (a == PD_NONE)
+                return pd_fail(PD_EFULL, "the ledger holds more authors than the tables: raise "
+                                         "the number of members");
             for (uint8_t s = 0; s < PD_STREAMS; s++) {
                 pd_err e = load_log(c, a, s);
                 if (e)
@@ -117,42 +120,51 @@ static pd_err find_self(pd_core *c) {
                        "this node's key is not a member of the run: join it with a ticket");
     pd_author id = {.inc = c->conf.incarnation < PD_INCARNATIONS ? c->conf.incarnation : 0};
     memcpy(id.key, c->conf.key, 32);
-    for (uint32_t i = 0; i < c->n_authors; i++)
-        if (c->author[i].member == c->self && c->author[i].id.inc > id.inc)
-            id.inc = c->author[i].id.inc;
+    for (uint16_t a = c->member[c->self].author; a != PD_NONE; a = c->author[a].next)
+        if (c->author[a].id.inc > id.inc)
+            id.inc = c->author[a].id.inc;
     c->own.author = pd_author_get(c, &id);
-    assert(c->own.author != PD_NONE);
-    return PD_OK;
+    return c->own.author == PD_NONE ? pd_fail(PD_EFULL, "no room for this node's own log") : PD_OK;
+}
+
+/* The arena as it is before anything is known. */
+static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
+                        const pd_core_log *log, uint64_t now_ms, void *arena) {
+    pd_core *c = arena;
+    memset(c, 0, sizeof *c);
+    pd_table_lay(conf, c);
+    c->conf = *conf;
+    c->conf.name[PD_NAME_MAX] = 0;
+    c->conf.known = NULL;
+    c->conf.members_max = c->members_max;
+    c->crypto = *crypto;
+    c->store = *log;
+    c->now = now_ms ? now_ms : 1; /* 0 means never in what is kept, so time begins at 1 */
+    c->calm_ms = c->wake = c->now;
+    c->repair_ms = PD_NEVER;
+    c->nonce = crypto->random(crypto->ctx);
+    c->fetch.link = PD_NONE;
+    if (c->conf.stage_bytes == 0)
+        c->conf.stage_bytes = PD_STAGE_BYTES;
+    for (unsigned i = 0; i < PD_STAGES; i++)
+        pd_stage_drop(c, &c->stage[i]);
+    if (c->conf.seal_bytes_per_s == 0)
+        c->conf.seal_bytes_per_s = 1000;
+    if (c->conf.seal_records == 0)
+        c->conf.seal_records = PD_PENDING_MAX;
+    return c;
 }
 
 pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, const pd_core_log *log,
                     uint64_t now_ms, void *arena, size_t arena_bytes, pd_core **out) {
     static const uint8_t zero[32];
     if (!memcmp(conf->key, zero, 32) || !memcmp(conf->founder, zero, 32) ||
-        conf->n_listen > PD_ADDRS_MAX || conf->seal_records > PD_PENDING_MAX)
+        conf->n_listen > PD_ADDRS_MAX || conf->seal_records > PD_PENDING_MAX ||
+        conf->members_max > PD_MEMBERS_TOP)
         return pd_fail(PD_EUSAGE, "the core's configuration lacks a key or is out of range");
     if (arena_bytes < pd_core_bytes(conf) || (uintptr_t)arena % 64 != 0)
         return pd_fail(PD_ENOMEM, "the core needs %zu bytes in one piece", pd_core_bytes(conf));
-    pd_core *c = arena;
-    memset(c, 0, sizeof *c);
-    c->conf = *conf;
-    c->conf.name[PD_NAME_MAX] = 0;
-    c->conf.known = NULL;
-    c->crypto = *crypto;
-    c->store = *log;
-    c->now = now_ms ? now_ms : 1;
-    c->calm_ms = c->wake = c->now;
-    c->nonce = crypto->random(crypto->ctx);
-    c->fetch.link = PD_NONE;
-    for (unsigned i = 0; i < PD_STAGES; i++) {
-        c->stage[i].log = PD_NONE;
-        c->stage[i].bytes = (uint8_t *)arena + sizeof *c + i * stage_bytes(conf);
-    }
-    c->conf.stage_bytes = (uint32_t)stage_bytes(conf);
-    if (c->conf.seal_bytes_per_s == 0)
-        c->conf.seal_bytes_per_s = 1000;
-    if (c->conf.seal_records == 0)
-        c->conf.seal_records = PD_PENDING_MAX;
+    pd_core *c = lay_out(conf, crypto, log, now_ms, arena);
     pd_err e = load(c);
     if (!e)
         e = find_self(c);
@@ -177,6 +189,7 @@ static void learn_address(pd_core *c, const pd_event *e) {
     c->member[m].backoff_ms = 0;
     if (!c->member[m].dialing)
         c->member[m].dial_ms = c->now;
+    pd_dial_soon(c, c->now);
 }
 
 static void listen_at(pd_core *c, const pd_event *e) {
@@ -240,17 +253,17 @@ static void take(pd_core *c, const pd_event *e) {
 static void settle(pd_core *c) {
     for (unsigned i = 0; i < PD_STAGES; i++) {
         if (c->stage[i].done)
-            c->stage[i].log = PD_NONE;
-        c->stage[i].done = false;
+            pd_stage_drop(c, &c->stage[i]);
     }
-    if (!c->fresh)
-        return;
-    c->fresh = false;
-    for (uint32_t i = 0; i < c->n_authors; i++) {
-        for (unsigned s = 0; s < PD_STREAMS; s++)
-            c->author[i].log[s].held = c->author[i].log[s].chain.n;
-        pd_members_read(c, (uint16_t)i);
+    uint32_t n = c->n_fresh;
+    c->n_fresh = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pd_log *log = pd_log_at_index(c, c->fresh[i]);
+        log->held = log->chain.n;
     }
+    for (uint32_t i = 0; i < n; i++)
+        if (c->fresh[i] % PD_STREAMS == PD_STREAM_CONTROL)
+            pd_members_read(c, (uint16_t)(c->fresh[i] / PD_STREAMS));
 }
 
 /* Woken much too late (a stopped process, a suspended machine): the silence was ours.  Every link
@@ -274,7 +287,7 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     c->max_out = max;
     c->n_notes = 0;
     c->frames_used = 0;
-    if (now_ms < c->now) /* 0 means never in what is kept, so time begins at 1 */
+    if (now_ms < c->now)
         now_ms = c->now;
     c->now = now_ms;
     if (c->own.done)
@@ -286,13 +299,15 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     pd_members_tick(c);
     pd_stage_tick(c);
     pd_link_tick(c);
+    pd_view_tick(c);
     pd_dial_tick(c);
     pd_guest_tick(c);
     pd_own_tick(c);
-    pd_sync_tick(c);
+    pd_tree_tick(c);
+    pd_heads_tick(c);
     pd_fetch_tick(c);
     pd_send_frames(c);
-    if (c->fresh || c->wake < now_ms)
+    if (c->n_fresh || c->wake < now_ms)
         c->wake = now_ms;
     return c->n_out;
 }

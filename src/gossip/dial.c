@@ -1,19 +1,25 @@
-/* dial.c - whom to call and when: every member that is not linked, at 1 s, doubling to 10 minutes,
- * +-50 %.
+/* dial.c - when to call: 1 s after a failure, doubling to 10 minutes, +-50 %.
  *
- * Full mesh.  Above 16 members this is where a few are chosen instead.
+ * In a mesh everyone who is not linked is called; in a partial view those that view.c chooses.  Who
+ * has been silent for a day is not called in a view, and once an hour in a mesh.
  */
 #include "state.h"
+
+void pd_dial_soon(pd_core *c, uint64_t ms) {
+    if (ms < c->view.dial_ms)
+        c->view.dial_ms = ms;
+}
 
 void pd_dial_start(pd_core *c, pd_member *m) {
     bool later = memcmp(c->conf.key, m->key, 32) > 0; /* the lower key dials first */
     m->backoff_ms = 0;
     m->dial_ms = c->now + pd_jitter(c, PD_DIAL_MS / 2, 100) + (later ? PD_DIAL_LATER_MS : 0);
+    pd_dial_soon(c, m->dial_ms);
 }
 
 void pd_dial_up(pd_core *c, pd_member *m) {
-    (void)c;
-    m->dialing = false;
+    m->dialing = m->compare = false;
+    pd_dial_soon(c, c->now);
 }
 
 static void again(pd_core *c, pd_member *m) {
@@ -23,7 +29,8 @@ static void again(pd_core *c, pd_member *m) {
     if (m->backoff_ms > most)
         m->backoff_ms = most;
     m->dial_ms = c->now + pd_jitter(c, m->backoff_ms, 50);
-    m->dialing = false;
+    m->dialing = m->compare = false;
+    pd_dial_soon(c, c->view.mesh ? m->dial_ms : c->now);
 }
 
 void pd_dial_down(pd_core *c, pd_member *m, uint64_t lasted_ms) {
@@ -31,6 +38,7 @@ void pd_dial_down(pd_core *c, pd_member *m, uint64_t lasted_ms) {
         return;
     if (lasted_ms > PD_GOOD_SESSION_MS)
         m->backoff_ms = 0;
+    c->view.orphan_ms = c->now + c->crypto.random(c->crypto.ctx) % PD_DIAL_ORPHAN_MS;
     again(c, m);
 }
 
@@ -48,48 +56,102 @@ static const pd_addr *next_addr(pd_member *m) {
     return i < m->n_addrs ? &m->addrs[i] : &m->hints[i - m->n_addrs];
 }
 
-static bool has_session(const pd_core *c, uint16_t member) {
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        if (c->link[i].session && !c->link[i].guest && c->link[i].member == member)
+bool pd_dial_has_session(const pd_core *c, uint16_t member) {
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++)
+        if (c->link[i].session && c->link[i].member == member)
             return true;
     return false;
 }
 
+static void dial(pd_core *c, pd_member *m, bool compare) {
+    const pd_addr *a = next_addr(m);
+    if (!a)
+        return;
+    m->dialing = true;
+    m->compare = compare;
+    m->dial_ms = c->now;
+    m->last_addr = *a;
+    pd_action *act = pd_emit(c, PD_ACT_DIAL);
+    memcpy(act->key, m->key, 32);
+    act->addr = *a;
+    pd_dial_soon(c, m->dial_ms + PD_DIAL_LOST_MS);
+}
+
+void pd_dial_compare(pd_core *c, uint16_t member) {
+    dial(c, &c->member[member], true);
+}
+
+/* Dials that are under way, those to compare not counted; an answer that never came is given up. */
+static uint32_t dialing(pd_core *c) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        pd_member *m = &c->member[i];
+        if (!m->dialing)
+            continue;
+        if (c->now >= m->dial_ms + PD_DIAL_LOST_MS)
+            again(c, m);
+        else
+            pd_dial_soon(c, m->dial_ms + PD_DIAL_LOST_MS);
+        n += m->dialing && !m->compare;
+    }
+    return n;
+}
+
 /* Who has left is not called, except by a node that has nobody else: it may have come back. */
-static bool is_lonely(const pd_core *c) {
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        if (pd_link_live(&c->link[i]))
-            return false;
-    return true;
+static void mesh(pd_core *c) {
+    bool lonely = pd_view_links(c) == 0;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        pd_member *m = &c->member[i];
+        if (i == c->self || (m->left && !lonely) || m->dialing ||
+            pd_dial_has_session(c, (uint16_t)i) || !(m->n_addrs + m->n_hints))
+            continue;
+        if (c->now >= m->dial_ms)
+            dial(c, m, false);
+        else
+            pd_dial_soon(c, m->dial_ms);
+    }
+}
+
+/* Too few links, or too few of our own choice: at once; one less than wanted: one call at a look,
+ * so that nodes that start together leave each other places.
+ */
+static void partial(pd_core *c, uint32_t n) {
+    uint32_t own = n;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
+        const pd_link *l = &c->link[i];
+        bool counts = l->session && !l->compare && !l->bye_ms;
+        n += counts;
+        own += counts && l->outbound;
+    }
+    if (n && c->now < c->view.orphan_ms) {
+        pd_dial_soon(c, c->view.orphan_ms);
+        return;
+    }
+    uint32_t want = PD_VIEW_LINKS + c->view.rotating, least = PD_VIEW_OWN + 1;
+    bool one = false;
+    while (n < least || (own < PD_VIEW_OWN && n < PD_VIEW_LINKS_MAX) || (n < want && !one)) {
+        uint16_t m = pd_view_choose(c, false);
+        if (m == PD_NONE)
+            break;
+        one |= n >= least && own >= PD_VIEW_OWN;
+        dial(c, &c->member[m], false);
+        n++;
+        own++;
+    }
+    if (n < want)
+        pd_dial_soon(c, c->now + pd_jitter(c, PD_SURVEY_MS, 50));
 }
 
 void pd_dial_tick(pd_core *c) {
-    bool lonely = is_lonely(c);
-    for (uint32_t i = 0; i < c->n_members; i++) {
-        pd_member *m = &c->member[i];
-        if (i == c->self || (m->left && !lonely) || c->own.stop_ms || has_session(c, (uint16_t)i))
-            continue;
-        if (m->dialing) {
-            if (c->now < m->dial_ms + PD_DIAL_LOST_MS) {
-                pd_wake_at(c, m->dial_ms + PD_DIAL_LOST_MS);
-                continue;
-            }
-            again(c, m);
-        }
-        if (c->now < m->dial_ms) {
-            if (m->n_addrs + m->n_hints)
-                pd_wake_at(c, m->dial_ms);
-            continue;
-        }
-        const pd_addr *a = next_addr(m);
-        if (!a)
-            continue;
-        m->dialing = true;
-        m->dial_ms = c->now;
-        m->last_addr = *a;
-        pd_action *act = pd_emit(c, PD_ACT_DIAL);
-        memcpy(act->key, m->key, 32);
-        act->addr = *a;
-        pd_wake_at(c, m->dial_ms + PD_DIAL_LOST_MS);
+    if (c->own.stop_ms)
+        return;
+    if (c->now >= c->view.dial_ms) {
+        c->view.dial_ms = PD_NEVER;
+        uint32_t n = dialing(c);
+        if (c->view.mesh)
+            mesh(c);
+        else
+            partial(c, n);
     }
+    pd_wake_at(c, c->view.dial_ms);
 }

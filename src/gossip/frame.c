@@ -31,7 +31,7 @@ static void put_hello(pd_writer *w, const pd_hello *h) {
 
 static void put_heads(pd_writer *w, const pd_item *it) {
     if (it->kind == PD_ITEM_VV)
-        pd_put_u8(w, it->u.heads.want);
+        pd_put_u8(w, it->u.heads.flags);
     pd_put_varint(w, it->u.heads.count);
     uint32_t next = 0;
     for (uint32_t i = 0; i < it->u.heads.count; i++) {
@@ -86,7 +86,11 @@ static void put_item(pd_writer *w, const pd_item *it) {
     case PD_ITEM_VV:
         put_heads(w, it);
         break;
+    case PD_ITEM_PRUNE:
+        pd_put_varint(w, it->u.prune);
+        break;
     case PD_ITEM_PULL:
+    case PD_ITEM_GRAFT:
         pd_put_varint(w, it->u.pull.log);
         pd_put_varint(w, it->u.pull.from);
         pd_put_varint(w, it->u.pull.limit);
@@ -103,7 +107,10 @@ static void put_item(pd_writer *w, const pd_item *it) {
         pd_put_u8(w, it->u.ping.load);
         break;
     case PD_ITEM_BYE:
-        pd_put_u8(w, (uint8_t)it->u.bye);
+        pd_put_u8(w, (uint8_t)it->u.bye.why);
+        pd_put_varint(w, it->u.bye.count);
+        for (uint32_t i = 0; i < it->u.bye.count; i++)
+            pd_put_varint(w, it->u.bye.alias[i]);
         break;
     case PD_ITEM_JOIN:
         pd_put_bytes(w, it->u.join.key, 32);
@@ -189,30 +196,29 @@ static void get_hello(pd_reader *r, pd_hello *h) {
 }
 
 static void get_seg(pd_reader *r, pd_item *it, bool sealed) {
-    it->u.seg.alias = get_small(r, PD_AUTHORS_MAX - 1);
+    it->u.seg.alias = get_small(r, PD_ALIASES_MAX - 1);
     it->u.seg.start = pd_get_varint(r);
     it->u.seg.count = get_small(r, PD_PIECE_MAX);
     it->u.seg.bytes = pd_get_bytes(r, it->u.seg.count);
     it->u.seg.seal = sealed ? pd_get_bytes(r, 64) : NULL;
-    if (it->u.seg.count == 0 || it->u.seg.start > UINT64_MAX / 2)
+    if (it->u.seg.count == 0 || it->u.seg.start > PD_LOG_BYTES_MAX - PD_PIECE_MAX)
         r->ok = false;
 }
 
 static void get_heads(pd_reader *r, pd_item *it) {
-    uint8_t want = it->kind == PD_ITEM_VV ? pd_get_u8(r) : 0;
-    it->u.heads.want = want == 1;
+    it->u.heads.flags = it->kind == PD_ITEM_VV ? pd_get_u8(r) : 0;
     it->u.heads.count = get_small(r, PD_LOGS_MAX);
     it->u.heads.heads = NULL;
     it->u.heads.p = r->p;
     uint64_t next = 0;
     for (uint32_t i = 0; r->ok && i < it->u.heads.count; i++) {
         uint64_t log = next + get_small(r, PD_LOGS_MAX - 1);
-        if (pd_get_varint(r) > UINT64_MAX / 2 || log >= PD_LOGS_MAX)
+        if (pd_get_varint(r) > PD_LOG_BYTES_MAX || log >= PD_LOGS_MAX)
             r->ok = false;
         next = log + 1;
     }
     it->u.heads.n = (size_t)(r->p - it->u.heads.p);
-    if (want > 1)
+    if (it->u.heads.flags > PD_VV_FLAGS)
         r->ok = false;
 }
 
@@ -244,7 +250,10 @@ static void get_bye(pd_reader *r, pd_item *it) {
     uint8_t reason = pd_get_u8(r);
     if (reason < PD_BYE_LEAVING || reason > PD_BYE_LAST)
         r->ok = false;
-    it->u.bye = (pd_bye)reason;
+    it->u.bye.why = (pd_bye)reason;
+    it->u.bye.count = get_small(r, PD_ALTERNATIVES_MAX);
+    for (uint32_t i = 0; i < it->u.bye.count; i++)
+        it->u.bye.alias[i] = get_small(r, PD_ALIASES_MAX - 1);
 }
 
 bool pd_frame_open(const uint8_t *p, size_t n, pd_reader *r, uint64_t *ack) {
@@ -270,7 +279,7 @@ bool pd_frame_next(pd_reader *r, pd_item *it) {
         get_hello(r, &it->u.hello);
         break;
     case PD_ITEM_ALIAS:
-        it->u.alias.alias = get_small(r, PD_AUTHORS_MAX - 1);
+        it->u.alias.alias = get_small(r, PD_ALIASES_MAX - 1);
         get_copy(r, it->u.alias.author.key, 32);
         it->u.alias.author.inc = get_small(r, PD_INCARNATIONS - 1);
         break;
@@ -282,9 +291,13 @@ bool pd_frame_next(pd_reader *r, pd_item *it) {
     case PD_ITEM_VV:
         get_heads(r, it);
         break;
+    case PD_ITEM_PRUNE:
+        it->u.prune = get_small(r, PD_LOGS_MAX - 1);
+        break;
     case PD_ITEM_PULL:
+    case PD_ITEM_GRAFT:
         it->u.pull.log = get_small(r, PD_LOGS_MAX - 1);
-        it->u.pull.from = pd_get_varint(r);
+        it->u.pull.from = pd_get_varint_max(r, PD_LOG_BYTES_MAX);
         it->u.pull.limit = pd_get_varint(r);
         break;
     case PD_ITEM_SUMMARY:

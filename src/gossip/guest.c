@@ -15,6 +15,12 @@ static uint32_t admitted(const pd_core *c) {
     return n;
 }
 
+/* Places of the table kept for what others admit at this moment. */
+static uint32_t spare(const pd_core *c) {
+    uint32_t quarter = c->members_max / 4;
+    return quarter < PD_MEMBERS_SPARE ? quarter : PD_MEMBERS_SPARE;
+}
+
 /* Another guest of the same invite, whose record is not durable yet. */
 static bool in_use(const pd_core *c, const pd_link *l) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
@@ -52,7 +58,7 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         pd_link_bye(c, l, PD_BYE_REFUSED);
     else if (in_use(c, l))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);
-    else if (admitted(c) >= PD_PEERS_MAX || c->n_members == PD_MEMBERS_MAX)
+    else if (admitted(c) >= c->members_max - spare(c) || c->n_members == c->members_max)
         pd_link_bye(c, l, PD_BYE_FULL);
     else if (!pd_own_write(c, &rec))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);
@@ -63,7 +69,7 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
 /* Everything a newcomer needs to check for itself: the manifest, and all control logs with their
  * seals. */
 static bool write_welcome(pd_core *c) {
-    pd_writer w = pd_writer_of(c->welcome, sizeof c->welcome);
+    pd_writer w = pd_writer_of(c->welcome, c->welcome_room);
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_authors; i++)
         n += c->author[i].log[PD_STREAM_CONTROL].held > 0;

@@ -5,6 +5,7 @@
  * log must carry its author's seal, and the members must follow from the founder, this node among
  * them.
  */
+#include "peerd/digest.h"
 #include "peerd/frame.h"
 #include "peerd/identity.h"
 #include "peerd/log.h"
@@ -18,7 +19,9 @@ enum {
     RETRY_MS = 1000,
     NOT_NOW_MS = 2000,
     DIAL_LOST_MS = 30000,
-    WELCOME_MAX = 1 << 18,
+    WELCOME_MAX = (1 << 17) + PD_MEMBERS_TOP * 320, /* table.c has the same of its own members */
+    SLOTS = 2 * PD_MEMBERS_TOP,
+    INSTALL_STEP = PD_ACTIONS_MAX / 2, /* logs handed to the driver in one step */
     ACK_BYTES = 2048,
 };
 
@@ -43,9 +46,15 @@ struct pd_join {
     uint8_t frame[512];
     size_t got, total;
     uint8_t run[32];
-    uint8_t members[PD_MEMBERS_MAX][32];
-    uint32_t n_members, n_logs;
-    welcome_log logs[PD_AUTHORS_MAX];
+    uint32_t n_members, n_logs, n_installed;
+    bool installing;
+    const uint8_t *manifest; /* in the welcome */
+    size_t manifest_bytes;
+    uint64_t seed;
+    uint16_t slot[SLOTS]; /* member + 1 by key, open addressing */
+    /* what follows is written before it is read */
+    uint8_t members[PD_MEMBERS_TOP][32];
+    welcome_log logs[PD_ALIASES_MAX];
     uint8_t welcome[WELCOME_MAX];
 };
 
@@ -60,7 +69,8 @@ pd_err pd_join_open(const pd_join_conf *conf, const pd_core_crypto *crypto, uint
     if (arena_bytes < sizeof(pd_join))
         return pd_fail(PD_ENOMEM, "joining needs %zu bytes in one piece", sizeof(pd_join));
     pd_join *j = arena;
-    memset(j, 0, sizeof *j);
+    memset(j, 0, offsetof(pd_join, members));
+    j->seed = crypto->random(crypto->ctx);
     j->conf = *conf;
     j->conf.name[PD_NAME_MAX] = 0;
     memcpy(j->addrs, conf->addrs, conf->n_addrs * sizeof *j->addrs);
@@ -108,16 +118,24 @@ static void retry(pd_join *j, uint64_t ms, const char *why) {
 
 /* ---- the welcome ---- */
 
-static bool is_member(const pd_join *j, const uint8_t key[32]) {
-    for (uint32_t i = 0; i < j->n_members; i++)
-        if (!memcmp(j->members[i], key, 32))
-            return true;
-    return false;
+static uint16_t *slot_of(pd_join *j, const uint8_t key[32]) {
+    for (uint64_t at = pd_xxh64(key, 32, j->seed);; at++) {
+        uint16_t *slot = &j->slot[at % SLOTS];
+        if (*slot == 0 || !memcmp(j->members[*slot - 1], key, 32))
+            return slot;
+    }
+}
+
+static bool is_member(pd_join *j, const uint8_t key[32]) {
+    return *slot_of(j, key) != 0;
 }
 
 static void add_member(pd_join *j, const uint8_t key[32]) {
-    if (!is_member(j, key) && j->n_members < PD_MEMBERS_MAX)
-        memcpy(j->members[j->n_members++], key, 32);
+    uint16_t *slot = slot_of(j, key);
+    if (*slot || j->n_members == PD_MEMBERS_TOP)
+        return;
+    memcpy(j->members[j->n_members++], key, 32);
+    *slot = (uint16_t)j->n_members;
 }
 
 static bool sealed(pd_join *j, const welcome_log *l) {
@@ -143,7 +161,7 @@ static bool split(pd_join *j, const uint8_t **manifest, size_t *manifest_bytes) 
     pd_reader r = pd_reader_of(j->welcome, j->total);
     *manifest_bytes = (size_t)pd_get_varint_max(&r, PD_MANIFEST_MAX);
     *manifest = pd_get_bytes(&r, *manifest_bytes);
-    j->n_logs = (uint32_t)pd_get_varint_max(&r, PD_AUTHORS_MAX);
+    j->n_logs = (uint32_t)pd_get_varint_max(&r, PD_ALIASES_MAX);
     for (uint32_t i = 0; r.ok && i < j->n_logs; i++) {
         welcome_log *l = &j->logs[i];
         memset(l, 0, sizeof *l);
@@ -158,45 +176,50 @@ static bool split(pd_join *j, const uint8_t **manifest, size_t *manifest_bytes) 
     return r.ok && pd_reader_left(&r) == 0;
 }
 
-static void install(pd_join *j, const uint8_t *manifest, size_t manifest_bytes) {
-    pd_action *a = emit(j, PD_ACT_MANIFEST);
-    a->p = manifest;
-    a->n = manifest_bytes;
-    for (uint32_t i = 0; i < j->n_logs; i++) {
-        const welcome_log *l = &j->logs[i];
+/* The manifest first, then the logs, as many in a step as its actions hold. */
+static void install(pd_join *j) {
+    if (!j->installing) {
+        pd_action *a = emit(j, PD_ACT_MANIFEST);
+        a->p = j->manifest;
+        a->n = j->manifest_bytes;
+        hang_up(j, "welcomed");
+        j->installing = true;
+    }
+    for (unsigned n = 0; n < INSTALL_STEP && j->n_installed < j->n_logs; n++) {
+        const welcome_log *l = &j->logs[j->n_installed++];
         if (!l->read || l->n == 0)
             continue;
-        a = emit(j, PD_ACT_STORE);
+        pd_action *a = emit(j, PD_ACT_STORE);
         a->author = l->author;
         a->stream = PD_STREAM_CONTROL;
         a->p = l->bytes;
         a->n = l->n;
         memcpy(a->seal, l->seal, 64);
     }
+    if (j->n_installed < j->n_logs)
+        return;
     emit(j, PD_ACT_JOINED);
-    hang_up(j, "welcomed");
     j->done = true;
 }
 
 static void judge_welcome(pd_join *j) {
-    const uint8_t *manifest;
-    size_t n;
     pd_manifest m;
-    if (!split(j, &manifest, &n)) {
+    if (!split(j, &j->manifest, &j->manifest_bytes)) {
         refuse(j, PD_EFORMAT, "the inviter's welcome does not parse");
         return;
     }
-    pd_hash256(manifest, n, j->run);
+    pd_hash256(j->manifest, j->manifest_bytes, j->run);
     if (memcmp(j->run, j->conf.net, 16)) {
         refuse(j, PD_EAUTH, "the inviter's manifest is not that of the ticket's run");
         return;
     }
-    pd_err e = pd_manifest_read((const char *)manifest, n, &m);
+    pd_err e = pd_manifest_read((const char *)j->manifest, j->manifest_bytes, &m);
     if (e) {
         refuse(j, e, pd_fail_text());
         return;
     }
     j->n_members = 0;
+    memset(j->slot, 0, sizeof j->slot);
     add_member(j, m.founder);
     for (bool more = true; more;) {
         more = false;
@@ -214,7 +237,7 @@ static void judge_welcome(pd_join *j) {
         }
     }
     if (is_member(j, j->conf.key))
-        install(j, manifest, n);
+        install(j);
     else
         refuse(j, PD_EAUTH, "the inviter's welcome holds no record of our admission");
 }
@@ -290,7 +313,7 @@ static void take_frame(pd_join *j, const pd_event *e) {
     j->rx += e->n;
     while (ok && pd_frame_next(&r, &it)) {
         if (it.kind == PD_ITEM_BYE) {
-            said_bye(j, it.u.bye);
+            said_bye(j, it.u.bye.why);
             return;
         }
         if (it.kind == PD_ITEM_PING) {
@@ -310,7 +333,7 @@ static void take_frame(pd_join *j, const pd_event *e) {
 }
 
 static void look_at_time(pd_join *j) {
-    if (j->done)
+    if (j->done || j->installing)
         return;
     if (j->now >= j->end_ms) {
         refuse(j, PD_EGONE, j->last);
@@ -337,6 +360,10 @@ size_t pd_join_step(pd_join *j, uint64_t now_ms, const pd_event *e, pd_action *o
     j->now = now_ms > j->now ? now_ms : j->now;
     if (j->done)
         return 0;
+    if (j->installing) {
+        install(j);
+        return j->n_out;
+    }
     bool ours = j->session && e->session == j->session;
     if (e->kind == PD_EV_SESSION_UP && !j->session)
         say_join(j, e->session);
@@ -355,5 +382,7 @@ size_t pd_join_step(pd_join *j, uint64_t now_ms, const pd_event *e, pd_action *o
 uint64_t pd_join_wake(const pd_join *j) {
     if (j->done)
         return UINT64_MAX;
+    if (j->installing)
+        return j->now;
     return j->next_ms < j->end_ms ? j->next_ms : j->end_ms;
 }

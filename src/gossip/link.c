@@ -29,7 +29,8 @@ static void close_session(pd_core *c, uint64_t session, const char *why) {
 void pd_link_up(pd_core *c, const pd_event *e) {
     uint16_t m = e->guest ? PD_NONE : pd_member_find(c, e->key);
     pd_link *l = NULL;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX && !l; i++)
+    unsigned end = e->guest ? PD_SESSIONS_MAX : PD_LINKS_MAX;
+    for (unsigned i = e->guest ? PD_LINKS_MAX : 0; i < end && !l; i++)
         if (!c->link[i].session)
             l = &c->link[i];
     if (!l || (!e->guest && m == PD_NONE) || pd_link_find(c, e->session) || c->own.stop_ms) {
@@ -38,10 +39,8 @@ void pd_link_up(pd_core *c, const pd_event *e) {
             pd_dial_failed(c, e->key);
         return;
     }
-    if (!PD_BUG(PD_BUG_KEEP_SENT))
-        memset(l, 0, sizeof *l);
-    else
-        memset(l, 0, offsetof(pd_link, log));
+    memset(l, 0, offsetof(pd_link, in)); /* its rows stay where they are */
+    pd_table_clear_link(c, l);
     l->session = e->session;
     memcpy(l->key, e->key, 32);
     l->member = m;
@@ -53,15 +52,15 @@ void pd_link_up(pd_core *c, const pd_event *e) {
     l->window = PD_WINDOW_START;
     l->want = !e->guest; /* HELLO; a guest speaks first */
     l->ping_due = !e->guest;
-    for (unsigned i = 0; i < PD_AUTHORS_MAX; i++)
-        l->alias_of[i] = PD_NONE;
-    if (m != PD_NONE)
-        pd_dial_up(c, &c->member[m]);
+    if (m == PD_NONE)
+        return;
+    l->compare = l->outbound && c->member[m].compare;
+    pd_dial_up(c, &c->member[m]);
 }
 
 void pd_link_down(pd_core *c, pd_link *l) {
     pd_member *m = l->member == PD_NONE ? NULL : &c->member[l->member];
-    pd_sync_lost(c, l);
+    pd_tree_lost(c, l);
     pd_fetch_lost(c, l);
     for (unsigned i = 0; i < PD_STAGES; i++)
         if (c->stage[i].link == pd_link_index(c, l))
@@ -74,7 +73,7 @@ void pd_link_down(pd_core *c, pd_link *l) {
     if (!m)
         return;
     if (!pd_link_of(c, l->member)) {
-        if (was_live)
+        if (was_live && !l->compare)
             pd_note(c, PD_LOG_INFO, "link to %s is down",
                     *m->name ? m->name : pd_short(m->key, (char[9]){0}));
         pd_dial_down(c, m, lasted);
@@ -86,13 +85,23 @@ void pd_link_close(pd_core *c, pd_link *l, const char *why) {
     pd_link_down(c, l);
 }
 
-void pd_link_bye(pd_core *c, pd_link *l, pd_bye why) {
-    if (l->bye_ms)
-        return;
-    pd_send_item(c, l, &(pd_item){.kind = PD_ITEM_BYE, .u.bye = why});
+static void say_bye(pd_core *c, pd_link *l, const pd_item *bye) {
+    pd_send_item(c, l, bye);
     l->bye_ms = c->now;
     l->want = false;
     pd_wake_at(c, c->now + PD_BYE_MS);
+}
+
+void pd_link_bye(pd_core *c, pd_link *l, pd_bye why) {
+    if (l->bye_ms)
+        return;
+    say_bye(c, l, &(pd_item){.kind = PD_ITEM_BYE, .u.bye = {.why = why}});
+}
+
+void pd_link_bye_full(pd_core *c, pd_link *l) {
+    pd_item bye = {.kind = PD_ITEM_BYE, .u.bye = {.why = PD_BYE_FULL}};
+    pd_view_alternatives(c, l, &bye);
+    say_bye(c, l, &bye);
 }
 
 /* Two sessions with one node.  Of one process: both dialled; keep the one that the lower key
@@ -103,6 +112,8 @@ static bool survives(pd_core *c, pd_link *l) {
         pd_link *o = &c->link[i];
         if (o == l || !pd_link_live(o) || o->member != l->member)
             continue;
+        if (l->compare && !o->compare)
+            return false;
         bool lower = memcmp(c->conf.key, l->key, 32) < 0;
         bool old_is_lowers = o->outbound == lower, new_is_lowers = l->outbound == lower;
         if (o->nonce == l->nonce && old_is_lowers && !new_is_lowers)
@@ -134,6 +145,13 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     }
     bool first = pd_link_of(c, l->member) == NULL;
     l->nonce = h->nonce;
+    l->peer_hash = h->memb_hash;
+    if (l->hello_out)
+        pd_alias_base(c, l);
+    if (first && !pd_view_takes(c, l, h)) {
+        pd_link_bye_full(c, l);
+        return;
+    }
     l->hello_in = true;
     if (!survives(c, l)) {
         pd_link_close(c, l, "another session with the same node is kept");
@@ -141,11 +159,11 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     }
     l->sync_ms = c->now + pd_jitter(c, PD_SYNC_MS, 20);
     pd_member_hint(m, &h->addr);
-    if (first)
+    if (first && !l->compare)
         pd_note(c, PD_LOG_INFO, "link to %s is up (%s)",
                 *m->name ? m->name : pd_short(m->key, (char[9]){0}),
                 l->outbound ? "we dialled" : "it dialled");
-    pd_sync_summary(c, l, h->vv_hash, h->total, true);
+    pd_heads_summary(c, l, h->vv_hash, h->total, true);
     l->want = true;
 }
 
@@ -171,7 +189,7 @@ static void measure(pd_core *c, pd_link *l) {
     l->rate_acked = l->acked;
     /* An answer waits for its frame: without that the window of a fast link would stay at its
      * least. */
-    uint64_t rtt = (l->rtt_ms ? l->rtt_ms : 100) + PD_FRAME_MS;
+    uint64_t rtt = (l->rtt_ms ? l->rtt_ms : 100) + pd_view_frame_ms(c, l);
     uint64_t window = 2 * (uint64_t)l->rate * rtt / 1000;
     l->window = (uint32_t)(window < PD_WINDOW_MIN   ? PD_WINDOW_MIN
                            : window > PD_WINDOW_MAX ? PD_WINDOW_MAX
@@ -208,8 +226,8 @@ void pd_link_pong(pd_core *c, pd_link *l, uint32_t nonce) {
     l->rtt_ms = l->rtt_ms ? (7 * l->rtt_ms + rtt) / 8 : rtt;
 }
 
-static uint64_t suspect_after(const pd_link *l) {
-    uint64_t slow = 6 * (uint64_t)l->rtt_ms + 2 * PD_FRAME_MS;
+static uint64_t suspect_after(const pd_core *c, const pd_link *l) {
+    uint64_t slow = 6 * (uint64_t)l->rtt_ms + 2 * pd_view_frame_ms(c, l);
     return slow > PD_SUSPECT_MS ? slow : PD_SUSPECT_MS;
 }
 
@@ -223,7 +241,7 @@ static void ping(pd_link *l) {
  */
 static void judge_silence(pd_core *c, pd_link *l) {
     uint64_t quiet = c->now > l->heard_ms ? c->now - l->heard_ms : 0;
-    uint64_t first = PD_PING_MS + (l->outbound ? 0 : 2000), suspect = suspect_after(l);
+    uint64_t first = PD_PING_MS + (l->outbound ? 0 : 2000), suspect = suspect_after(c, l);
     uint64_t dead = suspect + (PD_DEAD_MS - PD_SUSPECT_MS), next = l->heard_ms + first;
     if (quiet >= dead && c->now >= c->calm_ms) {
         pd_link_close(c, l, "silent for too long");

@@ -11,30 +11,29 @@
 #include <stdio.h>
 
 uint16_t pd_member_find(const pd_core *c, const uint8_t key[32]) {
-    for (uint32_t i = 0; i < c->n_members; i++)
-        if (!memcmp(c->member[i].key, key, 32))
-            return (uint16_t)i;
-    return PD_NONE;
+    uint16_t slot = *pd_table_slot(c, key);
+    return slot ? (uint16_t)(slot - 1) : PD_NONE;
 }
 
 uint16_t pd_member_add(pd_core *c, const uint8_t key[32], uint64_t invite, const char *name) {
-    uint16_t m = pd_member_find(c, key);
-    if (m != PD_NONE)
-        return m;
-    if (c->n_members == PD_MEMBERS_MAX)
+    uint16_t *slot = pd_table_slot(c, key);
+    if (*slot)
+        return (uint16_t)(*slot - 1);
+    if (c->n_members == c->members_max)
         return PD_NONE;
-    m = (uint16_t)c->n_members++;
+    uint16_t m = (uint16_t)c->n_members++;
+    *slot = (uint16_t)c->n_members;
     pd_member *p = &c->member[m];
     memcpy(p->key, key, 32);
     snprintf(p->name, sizeof p->name, "%s", name);
     p->invite = invite;
     p->heard_ms = c->now;
+    p->author = PD_NONE;
     pd_dial_start(c, p);
-    c->memb_hash += pd_xxh64(key, 32, 0);
+    pd_view_changed(c);
     pd_author id = {.inc = 0};
     memcpy(id.key, key, 32);
     pd_author_get(c, &id);
-    pd_sync_admitted(c, key);
     return m;
 }
 
@@ -55,36 +54,55 @@ void pd_member_hint(pd_member *m, const pd_addr *a) {
     add_addr(m->hints, &m->n_hints, a);
 }
 
+static uint16_t author_of(const pd_core *c, uint16_t member, uint32_t inc) {
+    uint16_t a = member == PD_NONE ? PD_NONE : c->member[member].author;
+    while (a != PD_NONE && c->author[a].id.inc != inc)
+        a = c->author[a].next;
+    return a;
+}
+
 uint16_t pd_author_find(const pd_core *c, const pd_author *a) {
-    for (uint32_t i = 0; i < c->n_authors; i++)
-        if (c->author[i].id.inc == a->inc && !memcmp(c->author[i].id.key, a->key, 32))
-            return (uint16_t)i;
-    return PD_NONE;
+    return author_of(c, pd_member_find(c, a->key), a->inc);
+}
+
+/* Every member has room for its first incarnation; later ones share what is left. */
+static bool has_room(const pd_core *c, uint32_t inc) {
+    return inc == 0 || c->n_authors - c->n_members < c->authors_max - c->members_max;
+}
+
+static uint64_t author_hash(const pd_author *a) {
+    uint8_t b[36];
+    memcpy(b, a->key, 32);
+    pd_store32(b + 32, a->inc);
+    return pd_xxh64(b, sizeof b, 0);
 }
 
 uint16_t pd_author_get(pd_core *c, const pd_author *a) {
-    uint16_t i = pd_author_find(c, a), m = pd_member_find(c, a->key);
-    if (i != PD_NONE || m == PD_NONE || a->inc >= PD_INCARNATIONS)
+    uint16_t m = pd_member_find(c, a->key), i = author_of(c, m, a->inc);
+    if (i != PD_NONE || m == PD_NONE || a->inc >= PD_INCARNATIONS || !has_room(c, a->inc))
         return i;
-    /* Cannot be full: the table holds every incarnation of every member that fits in theirs. */
     i = (uint16_t)c->n_authors++;
     pd_author_state *s = &c->author[i];
     s->id = *a;
     s->member = m;
+    s->next = c->member[m].author;
+    c->member[m].author = i;
     for (uint8_t k = 0; k < PD_STREAMS; k++) {
-        pd_chain_init(&s->log[k].chain, c->conf.run, a, k);
-        s->log[k].pull = s->log[k].last = PD_NONE;
+        pd_chain chain;
+        pd_chain_init(&chain, c->conf.run, a, k);
+        memcpy(s->log[k].chain.c, chain.c, sizeof chain.c);
+        s->log[k].pull = s->log[k].last = s->log[k].parent = PD_NONE;
     }
-    for (unsigned k = 0; k < PD_SESSIONS_MAX; k++)
-        c->link[k].alias_of[i] = PD_NONE;
+    c->memb_hash += author_hash(a);
+    pd_table_order(c, i);
+    pd_alias_admitted(c, i);
     return i;
 }
 
 /* The newest incarnation's word counts: where a key lives and whether it left. */
 static bool is_newest(const pd_core *c, const pd_author_state *a) {
-    for (uint32_t i = 0; i < c->n_authors; i++)
-        if (c->author[i].member == a->member && c->author[i].id.inc > a->id.inc &&
-            c->author[i].parsed > 0)
+    for (uint16_t i = c->member[a->member].author; i != PD_NONE; i = c->author[i].next)
+        if (c->author[i].id.inc > a->id.inc && c->author[i].parsed > 0)
             return false;
     return true;
 }
@@ -96,8 +114,8 @@ static void admit(pd_core *c, const pd_author_state *issuer, const pd_control *r
     if (pd_member_add(c, rec->subject, rec->invite, rec->name) == PD_NONE) {
         if (c->max_out)
             pd_note(c, PD_LOG_WARN,
-                    "member %s was admitted elsewhere, but %d is the most a run can hold",
-                    pd_short(rec->subject, key), PD_MEMBERS_MAX);
+                    "member %s was admitted elsewhere, but this node's tables hold %u",
+                    pd_short(rec->subject, key), c->members_max);
         return;
     }
     if (!c->max_out)
@@ -127,10 +145,12 @@ static void apply(pd_core *c, const pd_author_state *a, const pd_control *rec) {
             memcpy(m->name, rec->name, sizeof m->name);
         if (!m->dialing && a->member != c->self)
             pd_dial_start(c, m);
+        pd_view_changed(c);
         break;
     case PD_RECORD_LEAVE:
         if (is_newest(c, a))
             m->left = true;
+        pd_view_changed(c);
         break;
     default: /* a newer version's record */
         break;
@@ -172,19 +192,12 @@ pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_
                                  : PD_MEMBER_HERE;
 }
 
-uint32_t pd_members_counted(const pd_core *c) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->n_members; i++)
-        n += pd_member_state_of(c, &c->member[i], c->now) < PD_MEMBER_GONE;
-    return n;
-}
-
 void pd_members_tick(pd_core *c) {
-    for (uint32_t i = 0; i < c->n_members; i++) {
-        pd_member *m = &c->member[i];
-        if (m->told || i == c->self)
-            continue;
-        m->told = true;
-        memcpy(pd_emit(c, PD_ACT_ALLOW)->key, m->key, 32);
-    }
+    uint32_t end =
+        c->n_members - c->n_told < PD_ALLOWS_MAX ? c->n_members : c->n_told + PD_ALLOWS_MAX;
+    for (; c->n_told < end; c->n_told++)
+        if (c->n_told != c->self)
+            memcpy(pd_emit(c, PD_ACT_ALLOW)->key, c->member[c->n_told].key, 32);
+    if (c->n_told < c->n_members)
+        pd_wake_at(c, c->now);
 }

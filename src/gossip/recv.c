@@ -2,31 +2,27 @@
  * the session. */
 #include "state.h"
 
-uint16_t pd_alias_author(pd_core *c, pd_link *l, uint32_t alias) {
-    static const uint8_t none[32];
-    if (alias >= PD_AUTHORS_MAX || !memcmp(l->alias[alias].key, none, 32))
-        return PD_NONE;
-    if (l->alias_of[alias] ==
-        PD_NONE) /* a stranger when it was announced; perhaps a member since */
-        l->alias_of[alias] = pd_author_get(c, &l->alias[alias]);
-    return l->alias_of[alias];
-}
-
 /* The one byte that is reserved never enters a log. */
 static bool bytes_are_records(const pd_item *it) {
     return it->kind != PD_ITEM_SEG || !memchr(it->u.seg.bytes, 0x80, it->u.seg.count);
 }
 
 static bool take_segment(pd_core *c, pd_link *l, const pd_item *it) {
-    uint16_t a = pd_alias_author(c, l, it->u.seg.alias);
     uint32_t stream = it->kind == PD_ITEM_CTL ? PD_STREAM_CONTROL : PD_STREAM_GRADIENTS;
     if (!bytes_are_records(it))
         return false;
-    uint64_t *end = &l->rx_end[it->u.seg.alias * PD_STREAMS + stream];
+    if (it->u.seg.alias >= c->authors_max)
+        return true; /* the peer's tables are larger than ours */
+    uint32_t theirs = it->u.seg.alias * PD_STREAMS + stream, *end = &l->rx_end[theirs];
     uint64_t start = it->u.seg.start ? it->u.seg.start - 1 : *end;
-    *end = start + it->u.seg.count;
-    if (a != PD_NONE)
-        pd_sync_segment(c, l, (uint32_t)a * PD_STREAMS + stream, start, it);
+    if (start + it->u.seg.count > PD_LOG_BYTES_MAX)
+        return false;
+    *end = (uint32_t)(start + it->u.seg.count);
+    uint32_t log = pd_alias_log(c, l, theirs);
+    if (log == PD_NONE)
+        pd_alias_note(l, theirs, *end);
+    else
+        pd_sync_segment(c, l, log, start, it);
     return true;
 }
 
@@ -34,21 +30,24 @@ static bool take_segment(pd_core *c, pd_link *l, const pd_item *it) {
 static bool take_item(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     switch (it->kind) {
     case PD_ITEM_ALIAS:
-        l->alias[it->u.alias.alias] = it->u.alias.author;
-        l->alias_of[it->u.alias.alias] = PD_NONE;
+        pd_alias_take(c, l, it->u.alias.alias, &it->u.alias.author);
         return true;
     case PD_ITEM_SEG:
     case PD_ITEM_CTL:
         return take_segment(c, l, it);
     case PD_ITEM_HEADS:
     case PD_ITEM_VV:
-        pd_sync_heads(c, l, it);
+        pd_heads_take(c, l, it);
+        return true;
+    case PD_ITEM_PRUNE:
+        pd_tree_prune(c, l, it->u.prune);
         return true;
     case PD_ITEM_PULL:
-        pd_sync_pull(c, l, it, ack);
+    case PD_ITEM_GRAFT:
+        pd_tree_pull(c, l, it, ack);
         return true;
     case PD_ITEM_SUMMARY:
-        pd_sync_summary(c, l, it->u.summary.vv_hash, it->u.summary.total, false);
+        pd_heads_summary(c, l, it->u.summary.vv_hash, it->u.summary.total, false);
         return true;
     case PD_ITEM_PING:
         l->pong_nonce = it->u.ping.nonce;
@@ -78,6 +77,10 @@ static const char *bye_text(pd_bye why) {
         return "it speaks another protocol version";
     case PD_BYE_MALFORMED:
         return "it could not read us";
+    case PD_BYE_FULL:
+        return "it has no place for another link";
+    case PD_BYE_DONE:
+        return "it needs this session no more";
     default:
         return "it closed the session";
     }
@@ -129,7 +132,8 @@ void pd_recv(pd_core *c, const pd_event *e) {
             return;
         }
         if (it.kind == PD_ITEM_BYE) {
-            pd_link_close(c, l, bye_text(it.u.bye));
+            pd_view_refused(c, l, &it);
+            pd_link_close(c, l, bye_text(it.u.bye.why));
             return;
         }
         if (it.kind == PD_ITEM_HELLO)

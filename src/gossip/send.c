@@ -1,23 +1,17 @@
-/* send.c - what a link has to say, packed into one frame at most every 0.2 s.
+/* send.c - what a link has to say, packed into one frame, at most every T_frame (view.c).
  *
  * Queues hold heads, not copies: the bytes are read from the ledger when a frame leaves, so a link
  * that was slow sends one long range with one seal instead of many short ones.  In order: what
  * keeps the session alive; who holds what; control logs, since gradients of an unknown member
- * cannot be taken; own gradients; pulls and their answers; heads; files.  What does not fit the
- * credit waits, and a PING asks for the acknowledgement.
+ * cannot be taken; own gradients; pulls, and their answers in a quarter of the frame; what comes
+ * down the trees; heads; files.  What does not fit the credit waits, and a PING asks for the
+ * acknowledgement.
  */
 #include "state.h"
 
 #include <assert.h>
 
 enum { PIECE_MIN = 256 }; /* a range is not cut into less */
-
-static bool announce(pd_core *c, pd_link *l, pd_writer *w, uint32_t author) {
-    if (l->announced[author])
-        return true;
-    pd_item it = {.kind = PD_ITEM_ALIAS, .u.alias = {author, c->author[author].id}};
-    return l->announced[author] = pd_frame_put(w, &it);
-}
 
 static void put_hello(pd_core *c, pd_link *l, pd_writer *w) {
     pd_item it = {.kind = PD_ITEM_HELLO};
@@ -32,9 +26,14 @@ static void put_hello(pd_core *c, pd_link *l, pd_writer *w) {
     h->memb_hash = c->memb_hash;
     h->vv_hash = c->vv_hash;
     h->total = c->total;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        h->links = (uint8_t)(h->links + pd_link_live(&c->link[i]));
+    h->links = (uint8_t)pd_view_links(c);
+    h->caps =
+        (uint16_t)((c->conf.observer ? PD_CAP_OBSERVER : 0) | (l->compare ? PD_CAP_COMPARE : 0));
     l->hello_out = pd_frame_put(w, &it);
+    l->base_n = c->n_authors;
+    l->base_hash = c->memb_hash;
+    if (l->hello_in)
+        pd_alias_base(c, l);
 }
 
 static void put_ping(pd_core *c, pd_link *l, pd_writer *w) {
@@ -46,51 +45,6 @@ static void put_ping(pd_core *c, pd_link *l, pd_writer *w) {
     }
 }
 
-static bool put_vv(pd_core *c, pd_link *l, pd_writer *w) {
-    pd_head heads[PD_LOGS_MAX];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
-        uint64_t head = pd_log_at_index(c, i)->chain.n;
-        if (head == 0)
-            continue;
-        if (!announce(c, l, w, i / PD_STREAMS))
-            return false;
-        heads[n++] = (pd_head){i, head};
-    }
-    pd_item it = {.kind = PD_ITEM_VV, .u.heads = {.want = l->vv_want, .count = n, .heads = heads}};
-    if (!pd_frame_put(w, &it))
-        return false;
-    for (uint32_t i = 0; i < n; i++)
-        l->log[heads[i].log].told = heads[i].n;
-    l->vv_due = l->vv_want = false;
-    l->vv_out = true;
-    l->vv_ms = c->now;
-    return true;
-}
-
-static bool put_heads(pd_core *c, pd_link *l, pd_writer *w) {
-    pd_head heads[PD_LOGS_MAX];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
-        const pd_link_log *ll = &l->log[i];
-        uint64_t head = pd_log_at_index(c, i)->held;
-        uint16_t author = c->author[i / PD_STREAMS].member;
-        if (head <= ll->peer || head <= ll->told || head <= ll->sent || author == l->member ||
-            author == c->self)
-            continue;
-        if (!announce(c, l, w, i / PD_STREAMS))
-            return false;
-        heads[n++] = (pd_head){i, head};
-    }
-    pd_item it = {.kind = PD_ITEM_HEADS, .u.heads = {.count = n, .heads = heads}};
-    if (n && !pd_frame_put(w, &it))
-        return false;
-    for (uint32_t i = 0; i < n; i++)
-        l->log[heads[i].log].told = heads[i].n;
-    l->heads_ms = 0;
-    return true;
-}
-
 /* Bytes [from, from + count) of a log as one item, with the seal if they reach its head. */
 static bool put_range(pd_core *c, pd_link *l, pd_writer *w, uint32_t index, uint32_t count,
                       const uint8_t *seal) {
@@ -100,33 +54,41 @@ static bool put_range(pd_core *c, pd_link *l, pd_writer *w, uint32_t index, uint
     size_t got = c->store.read(c->store.ctx, id, stream, ll->sent, c->piece, count);
     assert(got == count); /* the ledger holds what it said it holds */
     pd_item it = {.kind = stream == PD_STREAM_CONTROL ? PD_ITEM_CTL : PD_ITEM_SEG};
-    it.u.seg.alias = index / PD_STREAMS;
+    it.u.seg.alias = l->out[index / PD_STREAMS];
     it.u.seg.start = ll->sent == ll->tx_end ? 0 : ll->sent + 1;
     it.u.seg.bytes = c->piece;
     it.u.seg.count = count;
     it.u.seg.seal = seal;
     if (!pd_frame_put(w, &it))
         return false;
-    ll->sent += count;
+    ll->sent += (uint32_t)count;
     ll->tx_end = ll->sent;
     ll->mark = l->tx + 1; /* any acknowledgement of this frame passes it */
     return true;
 }
 
+static void done(pd_link *l, uint32_t index) {
+    l->log[index].flags &= (uint8_t)~PD_SERVE;
+    pd_set_remove(l->due, index);
+}
+
 static bool put_log(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     const pd_log *log = pd_log_at_index(c, index);
     pd_link_log *ll = &l->log[index];
-    if (!ll->serve && ll->sent < ll->peer)
+    bool serve = ll->flags & PD_SERVE;
+    if (!serve && ll->sent < ll->peer)
         ll->sent = ll->peer;
-    if (ll->sent >= log->held || !(ll->serve || pd_is_own(c, index)))
+    if (ll->sent >= log->held || !(serve || pd_tree_pushes(c, l, index))) {
+        done(l, index);
         return true;
+    }
     uint64_t n = 0;
     uint8_t seal[64];
     if (!c->store.seal(c->store.ctx, &c->author[index / PD_STREAMS].id,
                        (uint8_t)(index % PD_STREAMS), &n, seal) ||
         n != log->held)
         return true; /* the ledger is a commit ahead of us: its event is on the way */
-    if (!announce(c, l, w, index / PD_STREAMS))
+    if (!pd_alias_announce(c, l, w, index / PD_STREAMS))
         return false;
     while (ll->sent < log->held) {
         const size_t head = 1 + 2 * 3 + 10; /* kind, alias and count, start */
@@ -141,39 +103,55 @@ static bool put_log(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
         if (count == 0 || !put_range(c, l, w, index, (uint32_t)count, last ? seal : NULL))
             return false;
     }
-    ll->serve = false;
+    done(l, index);
     return true;
 }
 
-/* All logs of one stream that this link lacks: own ones, or those asked for. */
-static bool put_logs(pd_core *c, pd_link *l, pd_writer *w, uint32_t stream, bool own) {
-    for (uint32_t k = 0; k < c->n_authors; k++) {
-        uint32_t a = (l->turn + k) % c->n_authors;
-        if (pd_is_own(c, a * PD_STREAMS) == own && !put_log(c, l, w, a * PD_STREAMS + stream)) {
-            l->turn = a + 1;
-            return false;
-        }
+/* In order: what a link is sent, by whose it is and why. */
+typedef enum order { CONTROL_OWN, CONTROL, OWN, ANSWERS, TREES } order;
+
+static bool is_of(const pd_core *c, const pd_link *l, uint32_t index, order o) {
+    bool control = index % PD_STREAMS == PD_STREAM_CONTROL, own = pd_is_own(c, index);
+    bool serve = l->log[index].flags & PD_SERVE;
+    switch (o) {
+    case CONTROL_OWN:
+        return control && own;
+    case CONTROL:
+        return control && !own;
+    case OWN:
+        return !control && own;
+    case ANSWERS:
+        return !control && !own && serve;
+    default:
+        return !control && !own && !serve;
+    }
+}
+
+/* The logs of one order that are due, going on where the last frame was full. */
+static bool put_logs(pd_core *c, pd_link *l, pd_writer *w, order o) {
+    uint32_t end = pd_logs(c), turn = l->turn < end ? l->turn : 0;
+    for (unsigned pass = 0; pass < 2; pass++) {
+        uint32_t from = pass ? 0 : turn, to = pass ? turn : end;
+        for (uint32_t i = pd_set_next(l->due, from, to); i < to; i = pd_set_next(l->due, i + 1, to))
+            if (is_of(c, l, i, o) && !put_log(c, l, w, i)) {
+                l->turn = i + 1;
+                return false;
+            }
     }
     return true;
 }
 
-static bool put_pulls(pd_core *c, pd_link *l, pd_writer *w) {
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
-        pd_link_log *ll = &l->log[i];
-        if (!ll->ask && !ll->ask_all)
-            continue;
-        if (!announce(c, l, w, i / PD_STREAMS))
-            return false;
-        const pd_stage *st = pd_stage_find(c, i);
-        uint64_t n = pd_log_at_index(c, i)->chain.n,
-                 end = st && st->base <= n ? st->base + st->have : 0;
-        pd_item it = {.kind = PD_ITEM_PULL, .u.pull = {.log = i, .limit = c->conf.stage_bytes}};
-        it.u.pull.from = ll->ask_all ? 0 : end > n ? end : n;
-        if (!pd_frame_put(w, &it))
-            return false;
-        ll->ask = ll->ask_all = false;
-    }
-    return true;
+/* Answers take a quarter of a frame at first, so that one who catches up does not hold up what is
+ * new; and what the trees leave of it. */
+static bool put_gradients(pd_core *c, pd_link *l, pd_writer *w) {
+    uint8_t *end = w->end;
+    if (!put_logs(c, l, w, OWN) || !pd_tree_put(c, l, w))
+        return false;
+    size_t quarter = (size_t)(end - w->p) / 4;
+    w->end = w->p + quarter;
+    bool all = quarter > PIECE_MIN && put_logs(c, l, w, ANSWERS);
+    w->end = end;
+    return put_logs(c, l, w, TREES) && (all || put_logs(c, l, w, ANSWERS));
 }
 
 static bool put_summary(pd_core *c, pd_link *l, pd_writer *w) {
@@ -191,16 +169,14 @@ static bool fill(pd_core *c, pd_link *l, pd_writer *w, const uint8_t *empty) {
         return pd_guest_fill(c, l, w);
     if (!l->hello_in)
         return true;
-    if (l->vv_due && !put_vv(c, l, w))
+    if (l->vv_due && !pd_heads_put_vv(c, l, w))
         return false;
     if (!l->vv_in)
         return true;
-    bool all = put_logs(c, l, w, PD_STREAM_CONTROL, true) &&
-               put_logs(c, l, w, PD_STREAM_CONTROL, false) &&
-               put_logs(c, l, w, PD_STREAM_GRADIENTS, true) && put_pulls(c, l, w) &&
-               put_logs(c, l, w, PD_STREAM_GRADIENTS, false);
+    bool all =
+        put_logs(c, l, w, CONTROL_OWN) && put_logs(c, l, w, CONTROL) && put_gradients(c, l, w);
     if (all && l->heads_ms && c->now >= l->heads_ms)
-        all = put_heads(c, l, w);
+        all = pd_heads_put(c, l, w);
     uint64_t due = l->sync_ms + (w->p == empty ? PD_SYNC_ALONE_MS - PD_SYNC_MS : 0);
     if (all && c->now >= due)
         all = put_summary(c, l, w);
@@ -247,6 +223,10 @@ static bool build(pd_core *c, pd_link *l) {
     bool all = fill(c, l, &w, empty);
     w.end = frame + PD_FRAME_MAX;
     l->blocked = !all && credit < room;
+    if (!l->blocked)
+        l->blocked_ms = 0;
+    else if (!l->blocked_ms)
+        l->blocked_ms = c->now;
     l->full = !all && !l->blocked;
     l->want = l->full;
     if (l->blocked && !l->ping_ms)
@@ -258,14 +238,20 @@ static bool build(pd_core *c, pd_link *l) {
 
 void pd_send_frames(pd_core *c) {
     unsigned first = c->turn;
+    if (c->n_fresh) { /* the ledger holds what came in this step only in the next, which is at once
+                       */
+        pd_wake_at(c, c->now);
+        return;
+    }
     for (unsigned k = 0; k < PD_SESSIONS_MAX; k++) {
         unsigned i = (first + k) % PD_SESSIONS_MAX;
         pd_link *l = &c->link[i];
         if (!l->session || !l->want || l->clogged || l->bye_ms)
             continue;
-        bool now = l->full || l->pong_due || !l->sent_ms || c->now >= l->sent_ms + PD_FRAME_MS;
+        uint64_t at = l->sent_ms + pd_view_frame_ms(c, l);
+        bool now = l->full || l->pong_due || !l->sent_ms || c->now >= at;
         if (!now)
-            pd_wake_at(c, l->sent_ms + PD_FRAME_MS);
+            pd_wake_at(c, at);
         else if (!build(c, l)) {
             c->turn = i; /* no room for more in this step: the next begins here */
             pd_wake_at(c, c->now);

@@ -2,8 +2,8 @@
  *
  * Only the newest seal of a log exists, so a long gap arrives as pieces of which the last one is
  * sealed.  Until then the bytes belong to nobody: they are kept here, for four logs at a time, and
- * not shown to anyone.  A stage outlives its session: another peer may send the rest, since the
- * seal judges the whole.
+ * not shown to anyone; what is longer than the arena's part is lent by the driver.  A stage
+ * outlives its session: another peer may send the rest, since the seal judges the whole.
  */
 #include "state.h"
 
@@ -19,11 +19,44 @@ static pd_stage *begin(pd_core *c, const pd_link *l, uint32_t log, uint64_t base
         pd_stage *s = &c->stage[i];
         if (s->log != PD_NONE)
             continue;
-        *s = (pd_stage){
-            .log = (uint16_t)log, .link = pd_link_index(c, l), .base = base, .bytes = s->bytes};
+        *s = (pd_stage){.log = (uint16_t)log,
+                        .link = pd_link_index(c, l),
+                        .base = base,
+                        .bytes = s->bytes,
+                        .room = s->room};
         return s;
     }
     return NULL;
+}
+
+static unsigned index_of(const pd_core *c, const pd_stage *s) {
+    return (unsigned)(s - c->stage);
+}
+
+/* A gap longer than the arena's part of a stage: the driver's memory. */
+static bool grow(pd_core *c, pd_stage *s, size_t bytes) {
+    if (!c->store.room)
+        return false;
+    size_t room = 2 * s->room > bytes ? 2 * s->room : 2 * bytes;
+    uint8_t *p = c->store.room(c->store.ctx, index_of(c, s), room);
+    if (!p)
+        return false;
+    if (!s->lent)
+        memcpy(p, s->bytes, (size_t)s->have);
+    s->bytes = p;
+    s->room = room;
+    s->lent = true;
+    return true;
+}
+
+void pd_stage_drop(pd_core *c, pd_stage *s) {
+    s->log = PD_NONE;
+    s->done = false;
+    if (s->lent)
+        c->store.room(c->store.ctx, index_of(c, s), 0);
+    s->lent = false;
+    s->bytes = c->stage_arena + index_of(c, s) * c->conf.stage_bytes;
+    s->room = c->conf.stage_bytes;
 }
 
 pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base, uint64_t start,
@@ -39,8 +72,8 @@ pd_stage *pd_stage_add(pd_core *c, const pd_link *l, uint32_t log, uint64_t base
     if (start < s->base || start + count <= end)
         return s; /* nothing new */
     size_t skip = (size_t)(end - start);
-    if (s->have + count - skip > c->conf.stage_bytes) {
-        s->log = PD_NONE;
+    if (s->have + count - skip > s->room && !grow(c, s, (size_t)(s->have + count - skip))) {
+        pd_stage_drop(c, s);
         return NULL;
     }
     memcpy(s->bytes + s->have, bytes + skip, count - skip);
@@ -57,7 +90,7 @@ void pd_stage_tick(pd_core *c) {
         if (s->log == PD_NONE || s->done)
             continue;
         if (c->now >= s->touched_ms + PD_STAGE_IDLE_MS)
-            s->log = PD_NONE;
+            pd_stage_drop(c, s);
         else
             pd_wake_at(c, s->touched_ms + PD_STAGE_IDLE_MS);
     }

@@ -9,6 +9,12 @@ bool pd_core_is_member(const pd_core *c, const uint8_t key[32]) {
     return pd_member_find(c, key) != PD_NONE;
 }
 
+uint32_t pd_core_authors(const pd_core *c, pd_author *out, uint32_t room) {
+    for (uint32_t i = 0; i < c->n_authors && i < room; i++)
+        out[i] = c->author[c->order[i]].id;
+    return c->n_authors;
+}
+
 static const char *why_silent(const pd_core *c) {
     if (c->own.voice == PD_VOICE_STOPPING)
         return "stopping";
@@ -21,6 +27,8 @@ static const char *why_silent(const pd_core *c) {
     if (c->own.voice == PD_VOICE_LISTENING)
         return c->own.first_ms ? "listening to its peers before it speaks"
                                : "no member reached yet: it listens before it speaks";
+    if (c->conf.observer)
+        return "an observer makes no records";
     return c->own.pending[0].n >= PD_PENDING_MAX ? "its store takes nothing" : "";
 }
 
@@ -39,8 +47,10 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out) 
     out->wanted = pd_own_wanted(c);
     out->why = why_silent(c);
     out->members = c->n_members - 1;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        out->links += pd_link_live(&c->link[i]);
+    out->links = pd_view_links(c);
+    out->wanted_links = pd_view_wanted(c);
+    out->repairs = c->repairs;
+    out->observer = c->conf.observer;
     for (uint32_t i = 0; i < c->n_authors; i++) {
         const pd_log *log = c->author[i].log;
         out->records += log[PD_STREAM_GRADIENTS].chain.n;
@@ -103,6 +113,7 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
     if (l) {
         out->session = l->session;
         out->outbound = l->outbound;
+        out->observer = l->observer;
         out->rtt_ms = l->rtt_ms;
     }
     return true;
@@ -125,6 +136,10 @@ static bool check_logs(const pd_core *c, char *why, size_t room) {
         uint8_t seal[64];
         if (log->held > log->chain.n || log->counted != log->chain.n || log->goal < log->chain.n)
             return broken(why, room, "a log's counts disagree");
+        if (pd_set_has(c->lack, i) != (log->goal > log->chain.n))
+            return broken(why, room, "the set of lacking logs is wrong");
+        if (log->parent != PD_NONE && !c->link[log->parent].session)
+            return broken(why, room, "a tree hangs on a session that is gone");
         if (log->held &&
             (!c->store.seal(c->store.ctx, &a->id, (uint8_t)(i % PD_STREAMS), &n, seal) ||
              n < log->held))
@@ -152,7 +167,9 @@ static bool check_links(const pd_core *c, char *why, size_t room) {
             return broken(why, room, "a link's credit is out of range");
         if (!l->guest && l->member >= c->n_members)
             return broken(why, room, "a session is nobody's");
-        for (uint32_t k = 0; k < c->n_authors * PD_STREAMS; k++)
+        if (l->guest != (l->log == NULL))
+            return broken(why, room, "a session has rows that are not its own");
+        for (uint32_t k = 0; l->log && k < pd_logs(c); k++)
             if (l->log[k].sent > c->author[k / PD_STREAMS].log[k % PD_STREAMS].held &&
                 l->log[k].sent > l->log[k].peer)
                 return broken(why, room, "more was sent than is held");

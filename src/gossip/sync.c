@@ -1,9 +1,7 @@
-/* sync.c - which bytes are where: heads, pulls, segments taken in.
+/* sync.c - segments: what is taken into a log, and what a log under our own name proves.
  *
- * An author sends its own new bytes to every link at once; everybody else's are told of by HEADS,
- * lazily, and pulled. SUMMARY and VV are the backstop that makes the rest an optimisation.  A log
- * has at most one open pull, all logs together at most 64; a pull that brings nothing is tried
- * elsewhere, ever later.
+ * Bytes count when a member's seal covers them and everything before them.  Which link they come
+ * over is tree.c's business, who is told of them heads.c's.
  */
 #include "state.h"
 
@@ -22,16 +20,6 @@ uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n) {
     return pd_xxh64(b, sizeof b, 0);
 }
 
-/* ---- heads ---- */
-
-static void close_pull(pd_core *c, pd_log *log) {
-    if (log->pull == PD_NONE)
-        return;
-    log->last = log->pull;
-    log->pull = PD_NONE;
-    c->repairs--;
-}
-
 void pd_log_grown(pd_core *c, uint32_t index, uint64_t n) {
     pd_log *log = pd_log_at_index(c, index);
     pd_author_state *a = &c->author[index / PD_STREAMS];
@@ -41,183 +29,29 @@ void pd_log_grown(pd_core *c, uint32_t index, uint64_t n) {
     c->vv_hash += pd_vv_term(c, index, n);
     c->total += n - log->counted;
     log->counted = n;
-    c->member[a->member].heard_ms = c->now;
-    if (log->goal < n)
+    c->member[a->member].heard_ms = c->grown_ms = c->now;
+    if (log->goal <= n) {
         log->goal = n;
+        log->told_ms = 0;
+        pd_set_remove(c->lack, index);
+    }
     if (log->pull != PD_NONE && n >= c->link[log->pull].log[index].peer) {
-        close_pull(c, log);
+        pd_tree_close_pull(c, index);
         log->backoff_ms = 0;
-        log->pull_ms = c->now; /* for what others may have beyond */
+        pd_tree_look(c, index, c->now); /* for what others may have beyond */
     }
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!pd_link_live(l))
+        if (!l->session || !pd_link_live(l) || l->compare || l->log[index].peer >= n)
             continue;
-        const pd_link_log *ll = &l->log[index];
-        if (a->member == c->self)
-            l->want = true;
-        else if (l->member != a->member && ll->peer < n && ll->told < n && !l->heads_ms)
-            l->heads_ms = c->now + pd_jitter(c, PD_LAZY_MS, 25);
-    }
-}
-
-static void note_head(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
-    pd_log *log = pd_log_at_index(c, index);
-    if (n <= l->log[index].peer)
-        return;
-    l->log[index].peer = n;
-    if (n <= log->goal)
-        return;
-    /* Where the author is linked it will send; only what is long in coming is asked for. */
-    bool coming =
-        !pd_is_own(c, index) && pd_link_of(c, c->author[index / PD_STREAMS].member) != NULL;
-    uint64_t due = c->now + (coming ? PD_REPAIR_MS : 0);
-    if (log->pull == PD_NONE && (log->goal == log->chain.n || due < log->pull_ms))
-        log->pull_ms = due;
-    log->goal = n;
-}
-
-/* A peer's log number as ours, or PD_NONE. */
-static uint32_t log_of(pd_core *c, pd_link *l, uint32_t theirs) {
-    uint16_t a = pd_alias_author(c, l, theirs / PD_STREAMS);
-    return a == PD_NONE ? PD_NONE : (uint32_t)a * PD_STREAMS + theirs % PD_STREAMS;
-}
-
-void pd_sync_heads(pd_core *c, pd_link *l, const pd_item *it) {
-    pd_heads_walk w;
-    pd_head h;
-    pd_heads_begin(it, &w);
-    while (pd_heads_next(&w, &h)) {
-        uint32_t log = log_of(c, l, h.log);
-        if (log != PD_NONE)
-            note_head(c, l, log, h.n);
-    }
-    if (it->kind != PD_ITEM_VV)
-        return;
-    l->vv_in = true;
-    l->want = true;
-    if (it->u.heads.want && (!l->vv_out || c->now >= l->vv_ms + 1000))
-        l->vv_due = true;
-}
-
-void pd_sync_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, bool hello) {
-    if (vv_hash != c->vv_hash || total != c->total) {
-        if (hello || c->now >= l->vv_ms + PD_LAZY_MS)
-            l->vv_due = l->vv_want = l->want = true;
-        return;
-    }
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
-        pd_link_log *ll = &l->log[i];
-        uint64_t n = pd_log_at_index(c, i)->chain.n;
-        ll->peer = ll->peer > n ? ll->peer : n;
-        ll->told = ll->told > n ? ll->told : n;
-    }
-    l->vv_in = true;
-}
-
-void pd_sync_admitted(pd_core *c, const uint8_t key[32]) {
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
-        pd_link *l = &c->link[i];
-        if (!pd_link_live(l))
-            continue;
-        for (unsigned k = 0; k < PD_AUTHORS_MAX; k++)
-            if (!memcmp(l->alias[k].key, key, 32))
-                l->vv_due = l->vv_want = l->want = true;
-    }
-}
-
-/* ---- pulls ---- */
-
-void pd_sync_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
-    uint32_t index = log_of(c, l, it->u.pull.log);
-    if (index == PD_NONE)
-        return;
-    const pd_log *log = pd_log_at_index(c, index);
-    pd_link_log *ll = &l->log[index];
-    uint64_t from = it->u.pull.from;
-    if (from >= log->held || log->held - from > it->u.pull.limit)
-        return;
-    if (from < ll->sent && ack < ll->mark)
-        return; /* it asked before it saw what is on its way */
-    ll->sent = from;
-    ll->serve = true;
-    l->want = true;
-}
-
-static pd_link *choose(pd_core *c, uint32_t index) {
-    const pd_log *log = pd_log_at_index(c, index);
-    pd_link *best = NULL;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
-        pd_link *l = &c->link[i];
-        const pd_link_log *ll = &l->log[index];
-        if (!pd_link_live(l) || !l->vv_in || l->suspect || ll->bad || ll->peer <= log->chain.n)
-            continue;
-        if (ll->peer - log->chain.n > c->conf.stage_bytes)
-            continue; /* longer than what can be held unsealed */
-        bool other = i != log->last, best_other = best && pd_link_index(c, best) != log->last;
-        if (!best || other > best_other ||
-            (other == best_other && ll->peer > best->log[index].peer))
-            best = l;
-    }
-    return best;
-}
-
-static void repair(pd_core *c, uint32_t index) {
-    pd_log *log = pd_log_at_index(c, index);
-    if (c->now < log->pull_ms) {
-        pd_wake_at(c, log->pull_ms);
-        return;
-    }
-    close_pull(c, log); /* what was open has had its time */
-    if (c->repairs >= PD_REPAIRS_MAX)
-        return;
-    pd_link *l = choose(c, index);
-    if (!l)
-        return; /* whoever told of it is gone; the next session tells again */
-    uint32_t twice = log->backoff_ms * 2;
-    log->backoff_ms = twice < PD_REPAIR_MS       ? PD_REPAIR_MS
-                      : twice > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
-                                                 : twice;
-    log->pull = pd_link_index(c, l);
-    log->pull_ms = c->now + log->backoff_ms;
-    c->repairs++;
-    l->log[index].ask = true;
-    l->want = true;
-    pd_wake_at(c, log->pull_ms);
-}
-
-void pd_sync_tick(pd_core *c) {
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++)
-        if (pd_log_at_index(c, i)->goal > pd_log_at_index(c, i)->chain.n)
-            repair(c, i);
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
-        pd_link *l = &c->link[i];
-        if (!pd_link_live(l) || !l->vv_in)
-            continue;
-        if (l->heads_ms && c->now >= l->heads_ms)
-            l->want = true;
-        else if (l->heads_ms)
-            pd_wake_at(c, l->heads_ms);
-        if (c->now >= l->sync_ms + PD_SYNC_ALONE_MS - PD_SYNC_MS)
-            l->want = true;
-        else
-            pd_wake_at(c, l->sync_ms + PD_SYNC_ALONE_MS - PD_SYNC_MS);
-    }
-}
-
-void pd_sync_lost(pd_core *c, const pd_link *l) {
-    for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
-        pd_log *log = pd_log_at_index(c, i);
-        log->goal = log->chain.n; /* what only the lost peer told of is not known to be anywhere */
-        for (unsigned k = 0; k < PD_SESSIONS_MAX; k++)
-            if (&c->link[k] != l && pd_link_live(&c->link[k]) && c->link[k].log[i].peer > log->goal)
-                log->goal = c->link[k].log[i].peer;
-        if (log->pull != pd_link_index(c, l))
-            continue;
-        close_pull(c, log);
-        log->last = PD_NONE;
-        log->backoff_ms = 0;
-        log->pull_ms = c->now;
+        if (pd_tree_pushes(c, l, index)) {
+            pd_tree_due(c, l, index);
+        } else if (l->member != a->member) {
+            pd_set_add(l->tell, index);
+            if (!l->heads_ms)
+                l->heads_ms =
+                    c->now + pd_jitter(c, l->observer ? PD_LAZY_OBSERVER_MS : PD_LAZY_MS, 25);
+        }
     }
 }
 
@@ -240,8 +74,8 @@ static bool verifies(pd_core *c, uint32_t index, pd_chain *chain, const uint8_t 
 }
 
 /* Bytes [n, chain->n) are verified: they are ours now. */
-static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uint8_t *bytes,
-                    const uint8_t seal[64]) {
+static void take_in(pd_core *c, pd_link *l, uint32_t index, const pd_chain *chain,
+                    const uint8_t *bytes, const uint8_t seal[64]) {
     pd_author_state *a = &c->author[index / PD_STREAMS];
     pd_log *log = pd_log_at_index(c, index);
     if (pd_is_own(c, index) &&
@@ -254,8 +88,10 @@ static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uin
     act->p = bytes;
     act->n = (size_t)(chain->n - log->chain.n);
     memcpy(act->seal, seal, 64);
-    log->chain = *chain;
-    c->fresh = true;
+    memcpy(log->chain.c, chain->c, sizeof log->chain.c);
+    log->chain.n = chain->n;
+    c->fresh[c->n_fresh++] = index;
+    pd_tree_arrived(c, l, index);
     pd_log_grown(c, index, chain->n);
 }
 
@@ -269,20 +105,25 @@ static void refuse(pd_core *c, pd_link *l, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
     char key[9], from[9];
     c->bad_seals++;
-    if (pd_is_own(c, index) && !ll->shown) { /* our own: let it prove that there is another */
-        ll->shown = ll->ask_all = l->want = true;
+    if (pd_is_own(c, index) &&
+        !(ll->flags & PD_SHOWN)) { /* our own: let it prove that there is another */
+        ll->flags |= PD_SHOWN;
+        pd_tree_ask(l, index, PD_ASK_ALL);
         return;
     }
-    ll->bad = true;
+    ll->flags |= PD_BAD;
     if (log->pull == pd_link_index(c, l)) {
-        close_pull(c, log);
-        log->pull_ms = c->now;
+        pd_tree_close_pull(c, index);
+        pd_tree_look(c, index, c->now);
     }
+    if (log->parent == pd_link_index(c, l))
+        log->parent = PD_NONE;
     pd_note(c, PD_LOG_WARN, "a seal of %s from %s does not cover its bytes; they are not taken",
             pd_short(c->author[index / PD_STREAMS].id.key, key), pd_short(l->key, from));
-    if (l->member == c->author[index / PD_STREAMS].member && !ll->shown) {
-        ll->shown = ll->serve = l->want = true;
+    if (l->member == c->author[index / PD_STREAMS].member && !(ll->flags & PD_SHOWN)) {
+        ll->flags |= PD_SHOWN | PD_SERVE;
         ll->sent = 0;
+        pd_tree_due(c, l, index);
     }
 }
 
@@ -293,18 +134,21 @@ static void add_piece(pd_core *c, pd_link *l, uint32_t index, const segment *s) 
         pd_stage_add(c, l, index, log->chain.n, s->start, s->bytes, (size_t)(s->end - s->start));
     if (!st)
         return; /* no room or a gap: it will be pulled again */
-    if (log->pull == pd_link_index(c, l))
-        log->pull_ms = c->now + log->backoff_ms;
-    if (!s->seal || s->end <= log->chain.n)
+    if (log->pull == pd_link_index(c, l)) {
+        l->answer_ms = c->now;
+        pd_tree_look(c, index, c->now + log->backoff_ms);
+    }
+    pd_chain chain;
+    if (!s->seal || s->end <= log->chain.n || !pd_chain_of(c, index, &chain))
         return;
-    pd_chain chain = log->chain;
     const uint8_t *from = st->bytes + (log->chain.n - st->base);
     bool mixed = st->link == PD_NONE;
     st->done = true; /* its bytes stay where they are until the next step */
     if (verifies(c, index, &chain, from, (size_t)(s->end - log->chain.n), s->seal))
-        take_in(c, index, &chain, from, s->seal);
+        take_in(c, l, index, &chain, from, s->seal);
     else if (mixed)
-        log->pull_ms = c->now; /* nobody knows whose bytes were wrong: once more, from one peer */
+        pd_tree_look(c, index,
+                     c->now); /* nobody knows whose bytes were wrong: once more, from one peer */
     else
         refuse(c, l, index);
 }
@@ -339,12 +183,12 @@ static void judge_own(pd_core *c, pd_link *l, uint32_t index, const uint8_t *byt
                   (uint8_t)(index % PD_STREAMS));
     if (!verifies(c, index, &chain, bytes, n, seal)) {
         c->bad_seals++;
-        l->log[index].bad = true;
+        l->log[index].flags |= PD_BAD;
     } else if (differs_from_ours(c, index, bytes, n < log->held ? n : log->held)) {
-        l->log[index].bad = true;
+        l->log[index].flags |= PD_BAD;
         pd_own_conflict(c, (uint16_t)(index / PD_STREAMS));
     } else if (n > log->chain.n && log->held == log->chain.n) {
-        take_in(c, index, &chain, bytes + log->held, seal);
+        take_in(c, l, index, &chain, bytes + log->held, seal);
     }
 }
 
@@ -354,13 +198,14 @@ static void suspect_own(pd_core *c, pd_link *l, uint32_t index, const segment *s
     pd_link_log *ll = &l->log[index];
     pd_stage *st = pd_stage_find(c, index);
     if (st && st->base > 0)
-        st->log = PD_NONE;
+        pd_stage_drop(c, st);
     st = pd_stage_add(c, l, index, 0, s->start, s->bytes, (size_t)(s->end - s->start));
     if (st && s->seal) {
         st->done = true;
         judge_own(c, l, index, st->bytes, (size_t)s->end, s->seal);
-    } else if (!st && !ll->shown) {
-        ll->shown = ll->ask_all = l->want = true;
+    } else if (!st && !(ll->flags & PD_SHOWN)) {
+        ll->flags |= PD_SHOWN;
+        pd_tree_ask(l, index, PD_ASK_ALL);
     }
 }
 
@@ -370,7 +215,7 @@ static bool own_goes_on(pd_core *c, pd_link *l, uint32_t index, const segment *s
     const pd_log *log = pd_log_at_index(c, index);
     const pd_stage *st = pd_stage_find(c, index);
     uint64_t n = log->held, common = s->end < n ? s->end : n;
-    if (l->log[index].bad)
+    if (l->log[index].flags & PD_BAD)
         return false;
     if (n == 0 || n < log->chain.n)
         return true;
@@ -379,7 +224,9 @@ static bool own_goes_on(pd_core *c, pd_link *l, uint32_t index, const segment *s
     if (!shown && ours && !(st && st->base == 0)) {
         if (!s->seal || s->end <= n || s->start > n || st)
             return true;
-        pd_chain chain = log->chain;
+        pd_chain chain;
+        if (!pd_chain_of(c, index, &chain))
+            return false;
         if (verifies(c, index, &chain, s->bytes + (n - s->start), (size_t)(s->end - n), s->seal))
             return true;
     }
@@ -391,23 +238,26 @@ void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, uint64_t start, con
     pd_log *log = pd_log_at_index(c, index);
     pd_link_log *ll = &l->log[index];
     segment s = {start, start + it->u.seg.count, it->u.seg.bytes, it->u.seg.seal};
-    note_head(c, l, index, s.end);
+    pd_heads_note(c, l, index, s.end);
     if (pd_is_own(c, index) && !own_goes_on(c, l, index, &s))
         return;
     if (s.end <= log->chain.n) {
         c->duplicates++;
+        pd_tree_duplicate(c, l, index);
         return;
     }
-    if (ll->bad)
+    if (ll->flags & PD_BAD)
         return;
     if (!s.seal || s.start > log->chain.n || pd_stage_find(c, index)) {
         add_piece(c, l, index, &s);
         return;
     }
-    pd_chain chain = log->chain;
+    pd_chain chain;
+    if (!pd_chain_of(c, index, &chain))
+        return; /* twice in one frame: it will be pulled */
     const uint8_t *from = s.bytes + (log->chain.n - s.start);
     if (verifies(c, index, &chain, from, (size_t)(s.end - log->chain.n), s.seal))
-        take_in(c, index, &chain, from, s.seal);
+        take_in(c, l, index, &chain, from, s.seal);
     else
         refuse(c, l, index);
 }

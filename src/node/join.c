@@ -393,6 +393,7 @@ pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *c
     sigaction(SIGINT, &old[0], NULL);
     sigaction(SIGTERM, &old[1], NULL);
     free(j->arena);
+    pd_ports_finish(&j->ports);
     free(j);
     if (e)
         pd_joined_close(out);

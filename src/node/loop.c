@@ -260,8 +260,11 @@ static int open_signals(void) {
 
 static pd_err open_core(pd_node *n) {
     pd_site *s = n->site;
-    n->ports = (pd_ports){&s->identity, s->ledger, s->basis_file, s->basis_bytes,
-                          s->manifest.basis_digest};
+    n->ports = (pd_ports){.identity = &s->identity,
+                          .ledger = s->ledger,
+                          .file = s->basis_file,
+                          .file_bytes = s->basis_bytes,
+                          .file_digest = s->manifest.basis_digest};
     pd_core_crypto crypto = pd_ports_crypto(&n->ports);
     pd_core_log log = pd_ports_log(&n->ports);
     pd_known_addr known[PD_MEMBERS_MAX * PD_ADDRS_MAX];
@@ -353,6 +356,7 @@ static void node_close(pd_node *n) {
     pd_node_control_close(n);
     pd_net_free(n->net);
     free(n->arena);
+    pd_ports_finish(&n->ports);
     inbox_close(&n->inbox);
     free(n);
 }

@@ -1,6 +1,7 @@
 /* ports.c - a core's questions answered from the identity and the ledger; see ports.h. */
 #include "ports.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
@@ -51,10 +52,36 @@ static size_t read_file(void *ctx, const uint8_t digest[16], uint64_t offset, ui
     return n;
 }
 
+/* A quarter of a gigabyte is 8 years of one author at a record a second; four of them are what a
+ * member who lies about its logs can make a node hold. */
+enum { ROOM_MAX = 1 << 28 };
+
+static uint8_t *room_for(void *ctx, unsigned stage, size_t bytes) {
+    pd_ports *p = ctx;
+    if (bytes > ROOM_MAX)
+        return NULL;
+    if (bytes == 0) {
+        free(p->stage[stage]);
+        p->stage[stage] = NULL;
+        return NULL;
+    }
+    uint8_t *more = realloc(p->stage[stage], bytes);
+    if (more)
+        p->stage[stage] = more;
+    return more;
+}
+
 pd_core_crypto pd_ports_crypto(pd_ports *p) {
     return (pd_core_crypto){p, sign, verify, random64};
 }
 
 pd_core_log pd_ports_log(pd_ports *p) {
-    return (pd_core_log){p, seal, read_log, read_file};
+    return (pd_core_log){
+        .ctx = p, .seal = seal, .read = read_log, .file = read_file, .room = room_for};
+}
+
+void pd_ports_finish(pd_ports *p) {
+    for (unsigned i = 0; i < PD_STAGES; i++)
+        free(p->stage[i]);
+    memset(p->stage, 0, sizeof p->stage);
 }

@@ -13,11 +13,14 @@ typedef struct pd_ports {
     const uint8_t *file; /* the one file that is served, 16 bytes of its digest; NULL: none */
     size_t file_bytes;
     const uint8_t *file_digest;
+    uint8_t *stage[PD_STAGES]; /* what the core has asked for to catch up with long logs */
 } pd_ports;
 
 /* Signing, checking and chance.  *p is borrowed as long as the core lives. */
 pd_core_crypto pd_ports_crypto(pd_ports *p);
 /* Seals, bytes and the file.  Likewise. */
 pd_core_log pd_ports_log(pd_ports *p);
+/* After the core's end. */
+void pd_ports_finish(pd_ports *p);
 
 #endif

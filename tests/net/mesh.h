@@ -15,7 +15,8 @@
 #include "peerd/manifest.h"
 #include "peerd/replay.h"
 
-enum { NODES_MAX = 10, LOGS_MAX = NODES_MAX * 4 * PD_STREAMS, INVITES_MAX = 16, COORDS = 64 };
+enum { NODES_MAX = 40, AUTHORS_MAX = NODES_MAX * 4, LOGS_MAX = AUTHORS_MAX * PD_STREAMS };
+enum { INVITES_MAX = 16, COORDS = 64, ROOM_MAX = 1 << 20 };
 
 typedef struct rng {
     uint64_t s;
@@ -59,6 +60,7 @@ typedef struct node {
     pd_core *core;
     pd_join *join;
     void *arena, *join_arena;
+    uint8_t *stage[PD_STAGES];
     uint32_t incarnation, next_incarnation; /* next: durable with the next commit */
     slog logs[LOGS_MAX];
     uint32_t n_logs;
@@ -81,8 +83,11 @@ typedef struct pipe_end {
     bool doomed;   /* nothing sent from here arrives any more */
     uint64_t last; /* FIFO: nothing from here arrives before */
     uint64_t clogged_until;
-    pd_author alias[PD_AUTHORS_MAX];
-    uint64_t at[PD_LOGS_MAX]; /* end of the last segment, by alias */
+    pd_author alias[AUTHORS_MAX], base[AUTHORS_MAX]; /* base: what it knew when it said HELLO */
+    uint32_t n_base;
+    uint64_t memb_hash;
+    bool hello;
+    uint64_t at[LOGS_MAX]; /* end of the last segment, by alias */
 } pipe_end;
 
 typedef struct pipe_state {

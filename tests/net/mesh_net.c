@@ -141,6 +141,17 @@ void net_crash(mesh *m, uint32_t index) {
 
 /* ---- the watcher ---- */
 
+/* Where both ends knew the same authors, their order is their numbers. */
+static void watch_hello(node *from, pipe_end *e, pipe_end *o, uint64_t memb_hash) {
+    e->n_base = pd_core_authors(from->core, e->base, AUTHORS_MAX);
+    e->memb_hash = memb_hash;
+    e->hello = true;
+    if (!o->hello || o->memb_hash != memb_hash)
+        return;
+    memcpy(e->alias, e->base, e->n_base * sizeof *e->base);
+    memcpy(o->alias, o->base, o->n_base * sizeof *o->base);
+}
+
 static void watch_segment(mesh *m, node *from, pipe_end *e, const pd_item *it) {
     const pd_author *a = &e->alias[it->u.seg.alias];
     uint8_t stream = it->kind == PD_ITEM_CTL;
@@ -170,7 +181,9 @@ void net_watch(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n
         return;
     }
     while (pd_frame_next(&r, &it)) {
-        if (it.kind == PD_ITEM_ALIAS)
+        if (it.kind == PD_ITEM_HELLO)
+            watch_hello(from, e, net_other(m, session), it.u.hello.memb_hash);
+        else if (it.kind == PD_ITEM_ALIAS)
             e->alias[it.u.alias.alias] = it.u.alias.author;
         else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL)
             watch_segment(m, from, e, &it);

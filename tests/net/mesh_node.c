@@ -202,6 +202,14 @@ static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uin
     return size;
 }
 
+static uint8_t *log_room(void *ctx, unsigned stage, size_t bytes) {
+    node *n = ctx;
+    if (bytes > ROOM_MAX)
+        return NULL;
+    n->stage[stage] = realloc(n->stage[stage], bytes + 1);
+    return n->stage[stage];
+}
+
 /* ---- processes ---- */
 
 void node_init(mesh *m, uint32_t i) {
@@ -235,7 +243,8 @@ void node_start(mesh *m, node *n) {
                          .manifest = m->manifest_text,
                          .manifest_bytes = m->manifest_bytes,
                          .n_listen = 1,
-                         .stage_bytes = 1 << 15,
+                         .members_max = NODES_MAX + PD_MEMBERS_SPARE,
+                         .stage_bytes = 1 << 12,
                          .restored = n->restored};
     memcpy(conf.run, m->run, 32);
     memcpy(conf.key, n->id.pub, 32);
@@ -248,7 +257,8 @@ void node_start(mesh *m, node *n) {
     conf.known = known;
     conf.n_known = 1;
     pd_core_crypto c;
-    pd_core_log log = {n, log_seal, log_read, log_file};
+    pd_core_log log = {
+        .ctx = n, .seal = log_seal, .read = log_read, .file = log_file, .room = log_room};
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
     if (pd_core_open(&conf, crypto_of(n, &c), &log, m->now, n->arena, pd_core_bytes(&conf),

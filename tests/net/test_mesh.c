@@ -80,7 +80,7 @@ static void fault_some_time(mesh *m, uint64_t until, enum fault f, uint64_t lo, 
 
 /* A few of the nodes on the one side, one or both ways. */
 static void plan_partition(mesh *m, uint64_t until) {
-    uint64_t at = some_time(m, until), side = rng_next(&m->r) & ((1u << m->n_nodes) - 1);
+    uint64_t at = some_time(m, until), side = rng_next(&m->r) & ((UINT64_C(1) << m->n_nodes) - 1);
     uint64_t lasts = rng_between(&m->r, 2000, 90000);
     bool one_way = rng_percent(&m->r, 40);
     fault_at(m, at, F_BLOCK, 0, side, one_way);
@@ -134,8 +134,10 @@ static void plan(mesh *m, uint64_t until) {
 static mesh *make(uint64_t seed, bool ed25519) {
     mesh *m = mesh_open(seed);
     m->ed25519 = ed25519;
-    m->n_nodes = (uint32_t)(rng_percent(&m->r, 90) ? rng_between(&m->r, 2, 7)
-                                                   : rng_between(&m->r, 8, NODES_MAX));
+    uint64_t size = rng_below(&m->r, 100); /* mostly small, some a full mesh, some a partial view */
+    m->n_nodes = (uint32_t)(size < 88   ? rng_between(&m->r, 2, 7)
+                            : size < 96 ? rng_between(&m->r, 8, PD_MESH_MAX)
+                                        : rng_between(&m->r, PD_MESH_MAX + 1, NODES_MAX));
     m->faults = rng_percent(&m->r, 85);
     for (uint32_t i = 0; i < m->n_nodes; i++)
         node_init(m, i);

@@ -273,7 +273,7 @@ static void found(node *x) {
 static void core_open(node *x, uint32_t seal_ms, uint32_t seal_records, const pd_known_addr *known,
                       uint32_t n_known) {
     pd_core_crypto crypto = {x, sign, verify, random64};
-    pd_core_log log = {x, log_seal, log_read, log_file};
+    pd_core_log log = {.ctx = x, .seal = log_seal, .read = log_read, .file = log_file};
     pd_core_conf conf = {.manifest = x->text,
                          .manifest_bytes = x->text_n,
                          .n_listen = 1,

@@ -181,7 +181,7 @@ static pd_item hello(world *w, bool equal) {
 
 static void open_core(world *w) {
     pd_core_crypto crypto = {w, sign, verify, count};
-    pd_core_log log = {w, log_seal, log_read, NULL};
+    pd_core_log log = {.ctx = w, .seal = log_seal, .read = log_read};
     w->rx = w->tx = 0;
     ck_assert_int_eq(
         pd_core_open(&w->conf, &crypto, &log, w->now, w->arena, pd_core_bytes(&w->conf), &w->core),
@@ -438,7 +438,8 @@ START_TEST(every_changed_byte_of_a_frame_is_harmless) {
     pd_item items[8] = {
         hello(w, false), {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 3}}, own_alias(w)};
     memcpy(items[1].u.alias.author.key, w->b.pub, 32);
-    items[3] = (pd_item){.kind = PD_ITEM_VV, .u.heads = {.want = true, .count = 2, .heads = heads}};
+    items[3] =
+        (pd_item){.kind = PD_ITEM_VV, .u.heads = {.flags = PD_VV_WANT, .count = 2, .heads = heads}};
     items[4] = (pd_item){.kind = PD_ITEM_SEG,
                          .u.seg = {.alias = 3, .bytes = log, .count = 3, .seal = seal}};
     items[5] = (pd_item){.kind = PD_ITEM_PULL, .u.pull = {19, 0, 4096}};
@@ -541,7 +542,7 @@ START_TEST(a_guest_without_its_key_or_with_a_used_ticket_is_refused) {
             step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
         knock(w, k != 0, k == 1);
         ck_assert(!find(w, PD_ACT_STORE) && said(w, PD_ITEM_BYE, &it));
-        ck_assert_int_eq(it.u.bye,
+        ck_assert_int_eq(it.u.bye.why,
                          k < 2 ? PD_BYE_REFUSED : PD_BYE_NOT_NOW); /* 2: it still listens itself */
         tick(w, 1000);
         ck_assert(find(w, PD_ACT_CLOSE));
@@ -602,7 +603,7 @@ START_TEST(an_open_refuses_what_cannot_be) {
     pd_author b = {.inc = 0};
     world *w = make(NULL, 0);
     pd_core_crypto crypto = {w, sign, verify, count};
-    pd_core_log vt = {w, log_seal, log_read, NULL};
+    pd_core_log vt = {.ctx = w, .seal = log_seal, .read = log_read};
     pd_core *c;
     size_t n = pd_core_bytes(&w->conf);
     ck_assert_int_eq(pd_core_open(&w->conf, &crypto, &vt, 1, w->arena, n - 1, &c), PD_ENOMEM);

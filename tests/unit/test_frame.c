@@ -27,12 +27,17 @@ static const struct {
     {{.kind = PD_ITEM_SEG, .u.seg = {.alias = 5, .start = 129, .bytes = bytes, .count = 3}}, "8305810103112233"},
     {{.kind = PD_ITEM_CTL, .u.seg = {.alias = 0, .start = 1, .bytes = bytes, .count = 1}}, "8800010111"},
     {{.kind = PD_ITEM_HEADS, .u.heads = {.count = 3, .heads = heads}}, "0403" "0005" "00ac02" "0701"},
-    {{.kind = PD_ITEM_VV, .u.heads = {.want = true, .count = 0}}, "0a0100"},
+    {{.kind = PD_ITEM_VV, .u.heads = {.flags = PD_VV_WANT, .count = 0}}, "0a0100"},
+    {{.kind = PD_ITEM_VV, .u.heads = {.flags = PD_VV_MORE | PD_VV_AGAIN, .count = 3, .heads = heads}},
+     "0a06" "03" "0005" "00ac02" "0701"},
+    {{.kind = PD_ITEM_PRUNE, .u.prune = 300}, "05ac02"},
+    {{.kind = PD_ITEM_GRAFT, .u.pull = {3, 128, 65536}}, "0703800180" "8004"},
     {{.kind = PD_ITEM_PULL, .u.pull = {3, 128, 65536}}, "0603800180" "8004"},
     {{.kind = PD_ITEM_SUMMARY, .u.summary = {1, 2, 3, 4}}, "09" "0100000000000000" "0200000000000000" "0304"},
     {{.kind = PD_ITEM_PING, .u.ping = {0xdeadbeef, 0}}, "0eefbeadde00"},
     {{.kind = PD_ITEM_PONG, .u.ping = {1, 0}}, "0f0100000000"},
-    {{.kind = PD_ITEM_BYE, .u.bye = PD_BYE_FULL}, "1205"},
+    {{.kind = PD_ITEM_BYE, .u.bye = {.why = PD_BYE_LEAVING}}, "120100"},
+    {{.kind = PD_ITEM_BYE, .u.bye = {PD_BYE_FULL, 2, {5, 200}}}, "12050205c801"},
     {{.kind = PD_ITEM_JOIN, .u.join = {.key = {1}, .sig = {2}, .addr = {0}, .name = "ann", .name_size = 3}},
      "13" "0100000000000000000000000000000000000000000000000000000000000000"
      "02" ZEROS_62 "00" "00" "03616e6e"},
@@ -136,15 +141,18 @@ END_TEST
 START_TEST(bytes_out_of_range_are_refused) {
     static const char *const bad[] = {
         "020001000000", "01", "0000000000", /* version, flags, nothing */
-        "010000" "05" "00",                 /* a kind kept free */
+        "010000" "0b" "00",                 /* a kind kept free */
+        "010000" "05" "80c102",             /* PRUNE of log 41088 */
         "010000" "8403",                    /* an unsealed HEADS */
         "010000" "83" "00" "00" "00",       /* no bytes */
-        "010000" "83" "8003" "00" "01" "11", /* alias 384 */
+        "010000" "83" "c0a001" "00" "01" "11", /* alias 20544 */
         "010000" "83" "00" "00" "8140" "11", /* 8193 bytes */
-        "010000" "04" "01" "8006" "00",     /* log 768 */
-        "010000" "04" "02" "ff0500" "0000", /* log 767, then 768 */
-        "010000" "0a" "02" "00",            /* want 2 */
-        "010000" "1200", "010000" "1209",   /* no such reason */
+        "010000" "04" "01" "80c102" "00",   /* log 41088 */
+        "010000" "04" "01" "00" "8080808010", /* a head of 2^32 */
+        "010000" "04" "02" "ffc00200" "0000", /* log 41087, then 41088 */
+        "010000" "0a" "08" "00",            /* a flag that is none */
+        "010000" "120000", "010000" "120a00", /* no such reason */
+        "010000" "120504",          /* more than 3 alternatives */
         "010000" "14" "05" "04" "00",       /* offset behind the end */
         "010000" "14" "03" "04" "02" "1111", /* bytes behind the end */
         "010080" "00",                      /* an ack that is not minimal */

@@ -1,0 +1,352 @@
+/* tree.c - down which links each log travels, and how holes are mended: PULL, GRAFT, PRUNE.
+ *
+ * Every log has a tree of its own, made of one bit a link: is what comes new sent over it unasked?
+ * Trees begin empty.  The first HEADS of a log is answered by a GRAFT, which asks for it now and
+ * for all that follows; bytes that arrive a second time are answered by a PRUNE.  In a mesh an
+ * author sends to everyone itself and a PULL comes first.
+ *
+ * Repair is what could break a slow network, so: what is on its way on a living session is not sent
+ * again; at most 64 pulls are open; a PULL comes before a GRAFT where there is a tree, and what
+ * brings nothing is tried elsewhere, ever later.
+ */
+#include "state.h"
+
+#include <assert.h>
+
+static bool is_live(const pd_core *c, uint16_t link) {
+    return link != PD_NONE && pd_link_live(&c->link[link]) && !c->link[link].suspect;
+}
+
+/* ---- what a link is sent ---- */
+
+bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t index) {
+    if (l->compare || l->observer)
+        return false;
+    return (l->log[index].flags & PD_EAGER) || (c->view.mesh && pd_is_own(c, index));
+}
+
+void pd_tree_due(pd_core *c, pd_link *l, uint32_t index) {
+    const pd_link_log *ll = &l->log[index];
+    if (!(ll->flags & PD_SERVE) && !pd_tree_pushes(c, l, index))
+        return;
+    if (ll->peer >= pd_log_at_index(c, index)->chain.n && !(ll->flags & PD_SERVE))
+        return;
+    pd_set_add(l->due, index);
+    l->want = true;
+}
+
+/* ---- when to repair ---- */
+
+void pd_tree_look(pd_core *c, uint32_t index, uint64_t ms) {
+    pd_log_at_index(c, index)->pull_ms = ms;
+    if (ms < c->repair_ms)
+        c->repair_ms = ms;
+}
+
+/* T_rep: what the tree takes longer than the telling, as measured. */
+static uint64_t repair_wait(const pd_core *c) {
+    uint64_t ms = c->gap_ms ? c->gap_ms + 4 * (uint64_t)c->gap_var_ms : PD_REPAIR_MS;
+    return ms < PD_REPAIR_LEAST_MS  ? PD_REPAIR_LEAST_MS
+           : ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS
+                                    : ms;
+}
+
+static void measure_gap(pd_core *c, uint64_t ms) {
+    uint32_t gap = (uint32_t)(ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS : ms);
+    if (!c->gap_ms) {
+        c->gap_ms = gap + 1;
+        c->gap_var_ms = gap / 2;
+        return;
+    }
+    uint32_t off = gap > c->gap_ms ? gap - c->gap_ms : c->gap_ms - gap;
+    c->gap_var_ms = (3 * c->gap_var_ms + off) / 4;
+    c->gap_ms = (7 * c->gap_ms + gap + 1) / 8;
+}
+
+/* Is it on its way already, so that only what is long in coming is asked for? */
+static bool is_coming(const pd_core *c, uint32_t index) {
+    const pd_author_state *a = &c->author[index / PD_STREAMS];
+    if (pd_is_own(c, index))
+        return false;
+    if (c->view.mesh)
+        for (unsigned i = 0; i < PD_LINKS_MAX; i++)
+            if (c->link[i].session && c->link[i].member == a->member && pd_link_live(&c->link[i]))
+                return true;
+    return is_live(c, a->log[index % PD_STREAMS].parent);
+}
+
+void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    uint64_t wait = pd_is_own(c, index)   ? 0
+                    : is_coming(c, index) ? repair_wait(c)
+                    : c->view.mesh        ? 0
+                                          : PD_GRAFT_MS;
+    if (c->conf.observer && !wait)
+        wait = PD_LAZY_MS;
+    if (l->compare && !pd_is_own(c, index))
+        wait = PD_REPAIR_MOST_MS; /* our links should tell of it too */
+    if (log->pull == PD_NONE && (log->told_ms == c->now || c->now + wait < log->pull_ms))
+        pd_tree_look(c, index, c->now + wait);
+}
+
+void pd_tree_close_pull(pd_core *c, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    if (log->pull == PD_NONE)
+        return;
+    log->last = log->pull;
+    c->link[log->pull].pulls--;
+    log->pull = PD_NONE;
+    c->repairs--;
+}
+
+void pd_tree_ask(pd_link *l, uint32_t index, uint8_t flags) {
+    l->log[index].flags |= flags;
+    pd_set_add(l->ask, index);
+    l->want = true;
+}
+
+/* We hang on this link from now on; what goes down it is not sent up. */
+static void hang_on(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log_at_index(c, index)->parent = pd_link_index(c, l);
+    l->log[index].flags &= (uint8_t) ~(PD_EAGER | PD_PRUNE);
+}
+
+/* ---- repair ---- */
+
+static bool may_serve(const pd_core *c, const pd_link *l, uint32_t index) {
+    const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
+    const pd_link_log *ll = &l->log[index];
+    return pd_link_live(l) && l->vv_in && !l->suspect && !(ll->flags & PD_BAD) &&
+           ll->peer > log->chain.n && (!l->compare || pd_is_own(c, index));
+}
+
+/* Not the one that was asked last, if there is another; the one with the fewest open pulls; the one
+ * that holds most. */
+static pd_link *choose(pd_core *c, uint32_t index) {
+    const pd_log *log = pd_log_at_index(c, index);
+    pd_link *best = NULL;
+    bool best_other = false;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
+        pd_link *l = &c->link[i];
+        if (!l->session || !may_serve(c, l, index))
+            continue;
+        bool other = i != log->last;
+        bool better = !best || other > best_other ||
+                      (other == best_other &&
+                       (l->pulls < best->pulls ||
+                        (l->pulls == best->pulls && l->log[index].peer > best->log[index].peer)));
+        if (better) {
+            best = l;
+            best_other = other;
+        }
+    }
+    return best;
+}
+
+/* The link asked is busy answering: it will come to this log. */
+static bool is_served(pd_core *c, pd_log *log) {
+    return log->pull != PD_NONE && pd_link_live(&c->link[log->pull]) &&
+           c->link[log->pull].answer_ms + PD_REPAIR_LEAST_MS > c->now &&
+           c->link[log->pull].pulls > 1;
+}
+
+static void repair(pd_core *c, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    if (is_served(c, log)) {
+        pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS);
+        return;
+    }
+    pd_tree_close_pull(c, index); /* what was open has had its time */
+    pd_link *l = c->repairs < PD_REPAIRS_MAX ? choose(c, index) : NULL;
+    if (!l) { /* later; or whoever told of it is gone, and the next session tells again */
+        pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS / 2);
+        return;
+    }
+    uint64_t least = repair_wait(c), backoff = 2 * (uint64_t)log->backoff_ms;
+    log->backoff_ms = (uint32_t)(backoff < least              ? least
+                                 : backoff > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
+                                                              : backoff);
+    bool coming = is_coming(c, index);
+    log->late = (uint8_t)(log->late + (log->late < 255));
+    bool graft = !c->conf.observer && !pd_is_own(c, index) &&
+                 (log->late >= PD_GRAFT_TRIES || (!coming && !c->view.mesh));
+    log->pull = pd_link_index(c, l);
+    l->pulls++;
+    c->repairs++;
+    pd_tree_look(c, index, c->now + log->backoff_ms);
+    if (graft)
+        hang_on(c, l, index);
+    pd_tree_ask(l, index, graft ? PD_ASK | PD_GRAFT : PD_ASK);
+}
+
+void pd_tree_tick(pd_core *c) {
+    if (c->now >= c->repair_ms) {
+        uint32_t end = pd_logs(c);
+        uint64_t next = PD_NEVER;
+        c->repair_ms = PD_NEVER;
+        for (uint32_t i = pd_set_next(c->lack, 0, end); i < end;
+             i = pd_set_next(c->lack, i + 1, end)) {
+            if (c->now >= pd_log_at_index(c, i)->pull_ms)
+                repair(c, i);
+            uint64_t ms = pd_log_at_index(c, i)->pull_ms;
+            next = ms < next ? ms : next;
+        }
+        c->repair_ms = next;
+    }
+    pd_wake_at(c, c->repair_ms);
+}
+
+/* ---- what arrives ---- */
+
+void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    uint16_t link = pd_link_index(c, l);
+    if (log->pull == link) {
+        l->answer_ms = c->now;
+        return;
+    }
+    if (pd_is_own(c, index) || l->compare)
+        return;
+    if (log->told_ms && log->pull == PD_NONE)
+        measure_gap(c, c->now - log->told_ms);
+    log->late = 0;
+    hang_on(c, l, index);
+}
+
+void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    const pd_author_state *a = &c->author[index / PD_STREAMS];
+    uint16_t link = pd_link_index(c, l);
+    l->duplicates++;
+    if (log->parent == link || l->compare || pd_is_own(c, index))
+        return;
+    if (!is_live(c, log->parent)) {
+        hang_on(c, l, index);
+        return;
+    }
+    pd_link *out = l; /* the author's own link is the shortest way */
+    if (l->member == a->member) {
+        out = &c->link[log->parent];
+        hang_on(c, l, index);
+    }
+    out->log[index].flags &= (uint8_t)~PD_EAGER;
+    pd_tree_ask(out, index, PD_PRUNE);
+}
+
+/* PULL or GRAFT. */
+void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
+    uint32_t index = pd_alias_log(c, l, it->u.pull.log);
+    if (index == PD_NONE)
+        return;
+    pd_log *log = pd_log_at_index(c, index);
+    pd_link_log *ll = &l->log[index];
+    uint32_t from = (uint32_t)it->u.pull.from;
+    if (it->kind == PD_ITEM_GRAFT && !l->compare) {
+        ll->flags |= PD_EAGER;
+        if (log->parent == pd_link_index(c, l))
+            log->parent = PD_NONE; /* it hangs on us: we cannot hang on it */
+        if (ll->peer < log->chain.n)
+            pd_tree_due(c, l, index);
+    }
+    if (from >= log->held || log->held - from > it->u.pull.limit)
+        return;
+    if (from < ll->sent && ack < ll->mark)
+        return; /* it asked before it saw what is on its way */
+    ll->sent = from;
+    ll->flags |= PD_SERVE;
+    pd_tree_due(c, l, index);
+}
+
+void pd_tree_prune(pd_core *c, pd_link *l, uint32_t theirs) {
+    uint32_t index = pd_alias_log(c, l, theirs);
+    if (index != PD_NONE)
+        l->log[index].flags &= (uint8_t)~PD_EAGER;
+}
+
+/* ---- a link is gone ---- */
+
+/* Another link for a tree: the one whose peer holds most, and does not hang on us itself. */
+static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
+    pd_link *best = NULL;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
+        pd_link *l = &c->link[i];
+        if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
+            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)))
+            continue;
+        if (!best || l->log[index].peer > best->log[index].peer)
+            best = l;
+    }
+    return best;
+}
+
+static void lost(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    uint64_t goal = log->chain.n; /* what only the lost peer told of is not known to be anywhere */
+    bool ours = log->parent == pd_link_index(c, l);
+    for (unsigned k = 0; k < PD_LINKS_MAX; k++)
+        if (&c->link[k] != l && c->link[k].session && pd_link_live(&c->link[k]) &&
+            c->link[k].log[index].peer > goal)
+            goal = c->link[k].log[index].peer;
+    log->goal = goal;
+    if (goal == log->chain.n)
+        pd_set_remove(c->lack, index);
+    if (log->pull == pd_link_index(c, l)) {
+        pd_tree_close_pull(c, index);
+        log->last = PD_NONE;
+        log->backoff_ms = 0;
+        pd_tree_look(c, index, c->now);
+    }
+    if (log->last == pd_link_index(c, l))
+        log->last = PD_NONE;
+    if (!ours)
+        return;
+    log->parent = PD_NONE;
+    if (c->view.mesh || c->conf.observer)
+        return;
+    pd_link *other = foster(c, l, index);
+    if (!other)
+        return;
+    hang_on(c, other, index);
+    pd_tree_ask(other, index, PD_ASK | PD_GRAFT);
+}
+
+void pd_tree_lost(pd_core *c, pd_link *l) {
+    if (!l->log)
+        return;
+    for (uint32_t i = 0; i < pd_logs(c); i++)
+        lost(c, l, i);
+}
+
+/* ---- asking ---- */
+
+static bool put_pull(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
+    const pd_stage *st = pd_stage_find(c, index);
+    pd_link_log *ll = &l->log[index];
+    uint64_t n = pd_log_at_index(c, index)->chain.n,
+             end = st && st->base <= n ? st->base + st->have : 0;
+    pd_item it = {.kind = ll->flags & PD_GRAFT ? PD_ITEM_GRAFT : PD_ITEM_PULL};
+    it.u.pull.log = pd_alias_number(l, index);
+    it.u.pull.limit = c->store.room ? PD_LOG_BYTES_MAX : c->conf.stage_bytes;
+    it.u.pull.from = ll->flags & PD_ASK_ALL ? 0 : end > n ? end : n;
+    if (!pd_frame_put(w, &it))
+        return false;
+    ll->flags &= (uint8_t) ~(PD_ASK | PD_ASK_ALL | PD_GRAFT);
+    return true;
+}
+
+bool pd_tree_put(pd_core *c, pd_link *l, pd_writer *w) {
+    uint32_t end = pd_logs(c);
+    for (uint32_t i = pd_set_next(l->ask, 0, end); i < end; i = pd_set_next(l->ask, i + 1, end)) {
+        pd_link_log *ll = &l->log[i];
+        if (!pd_alias_announce(c, l, w, i / PD_STREAMS))
+            return false;
+        if ((ll->flags & (PD_ASK | PD_ASK_ALL)) && !put_pull(c, l, w, i))
+            return false;
+        pd_item prune = {.kind = PD_ITEM_PRUNE, .u.prune = pd_alias_number(l, i)};
+        if ((ll->flags & PD_PRUNE) && !pd_frame_put(w, &prune))
+            return false;
+        ll->flags &= (uint8_t)~PD_PRUNE;
+        pd_set_remove(l->ask, i);
+    }
+    return true;
+}
