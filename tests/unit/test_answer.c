@@ -310,15 +310,15 @@ static void check_questions(void) {
 
 static void check_log(void) {
     char request[64];
-    cJSON *r = ask("{\"cmd\": \"log\", \"after\": 0}");
+    cJSON *r = ask("{\"cmd\": \"journal\", \"after\": 0}");
     double next = number(r, "next");
     ck_assert(next >= 1 && cJSON_GetArraySize(at(r, "lines")) == (int)next);
     cJSON_Delete(r);
-    snprintf(request, sizeof request, "{\"cmd\": \"log\", \"after\": %.0f}", next - 1);
+    snprintf(request, sizeof request, "{\"cmd\": \"journal\", \"after\": %.0f}", next - 1);
     r = ask(request);
     ck_assert_int_eq(cJSON_GetArraySize(at(r, "lines")), (int)(number(r, "next") - next + 1));
     cJSON_Delete(r);
-    refused("{\"cmd\": \"log\", \"after\": -1}", PD_EUSAGE, "after");
+    refused("{\"cmd\": \"journal\", \"after\": -1}", PD_EUSAGE, "after");
 }
 
 START_TEST(a_node_answers_all_that_control_h_promises) {
