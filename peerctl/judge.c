@@ -146,8 +146,8 @@ static void judge_reachable(const facts *f, ctl_check *c) {
         ctl_mend(c, "let TCP to %s in; behind a NAT, set \"advertise\" in %s/node.json",
                  ctl_text(f->status, "listen"), f->dir);
     } else {
-        ctl_say(c, CTL_OK,
-                "not known: all links are of its own dialling; no member has dialled it");
+        ctl_say(c, CTL_OK, "not known: no member has dialled it yet%s",
+                ctl_number(f->status, "links") > 0 ? ", all links are of its own dialling" : "");
     }
 }
 

@@ -12,12 +12,14 @@ static void print_heldout(const cJSON *h) {
         printf("held-out  none yet\n");
         return;
     }
+    char text[256], accuracy[64] = "";
     double before = ctl_number(h, "accuracy_before"), now = ctl_number(h, "accuracy_now");
-    printf("held-out  loss %.4f -> %.4f", ctl_number(h, "loss_before"), ctl_number(h, "loss_now"));
     if (!isnan(now))
-        printf(", accuracy %.1f -> %.1f %%", 100 * before, 100 * now);
-    printf(" (%.0f examples, at record %.0f)\n", ctl_number(h, "examples"),
-           ctl_number(h, "at_records"));
+        snprintf(accuracy, sizeof accuracy, ", accuracy %.1f -> %.1f %%", 100 * before, 100 * now);
+    snprintf(text, sizeof text, "loss %.4f -> %.4f%s (%.0f examples, at record %.0f)",
+             ctl_number(h, "loss_before"), ctl_number(h, "loss_now"), accuracy,
+             ctl_number(h, "examples"), ctl_number(h, "at_records"));
+    ctl_wrap(10, "held-out", text);
 }
 
 static void print_run(const cJSON *r) {
@@ -89,7 +91,7 @@ static void print_behind(const cJSON *peers) {
         printf("behind    %u of %u linked peers; most of all %s, by %.0f records\n", lagging,
                linked, ctl_or_dash(ctl_text(most, "name")), lag);
     else if (linked)
-        printf("behind    none of %u linked peers\n", linked);
+        printf("behind    nobody\n");
 }
 
 static void print_ledger(const cJSON *r) {
