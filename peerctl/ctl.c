@@ -85,10 +85,12 @@ const char *ctl_short(double n) {
         snprintf(out, 32, "%.0f", n);
     else if (n < 1e6)
         snprintf(out, 32, "%.0fk", n / 1e3);
-    else if (n < 1e9)
+    else if (n < 999.95e6)
         snprintf(out, 32, "%.1fM", n / 1e6);
-    else
+    else if (n < 999.95e9)
         snprintf(out, 32, "%.1fG", n / 1e9);
+    else
+        snprintf(out, 32, "%.0fT", n / 1e12);
     return out;
 }
 
@@ -103,7 +105,8 @@ void ctl_wrap(int indent, const char *label, const char *text) {
             first = true;
         }
         at += (size_t)printf("%s%.*s", first ? "" : " ", (int)n, text);
-        text += n + strspn(text + n, " ");
+        text += n;
+        text += *text == ' ';
     }
     putchar('\n');
 }

@@ -53,6 +53,9 @@ const char *ctl_bytes(double bytes);
 /* "350 ms", "12.5 s", "4 min 10 s", "3 h 5 min", "2 d 4 h". */
 const char *ctl_age(double ms);
 
+/* Print the reply to `status`, for a terminal of 80 columns. */
+void ctl_print_status(const cJSON *status);
+
 /* A path as the node's process sees it.  Errors: PD_EUSAGE (too long), PD_EIO. */
 PD_CHECKED pd_err ctl_absolute(const char *path, char out[PATH_MAX]);
 

@@ -1,4 +1,5 @@
-/* members.c - peerctl members: everyone in the run, a line each; 80 columns but for addresses. */
+/* members.c - peerctl members: everyone in the run, a line each; 80 columns, but for addresses of
+ * IPv6. */
 #include "ctl.h"
 
 #include <math.h>
@@ -37,12 +38,12 @@ static const char *heard(const cJSON *m) {
 
 static void print(const cJSON *all) {
     const cJSON *m;
-    printf("%-8s %-12s %-5s %9s %3s %-14s %-10s %s\n", "member", "name", "state", "records", "inc",
-           "last heard", "invited by", "address");
+    printf("%-8s %-10s %-5s %7s %3s %-11s %-8s %s\n", "member", "name", "state", "records", "inc",
+           "last heard", "inviter", "address");
     cJSON_ArrayForEach(m, all)
-        printf("%-8s %-12.12s %-5s %9s %3s %-14s %-10.10s %s\n", ctl_key(ctl_text(m, "key")),
+        printf("%-8s %-10.10s %-5s %7s %3s %-11s %-8.8s %s\n", ctl_key(ctl_text(m, "key")),
                ctl_or_dash(ctl_text(m, "name")), ctl_or_dash(ctl_text(m, "member")),
-               ctl_count(ctl_number(m, "records")), ctl_count(ctl_number(m, "incarnation")),
+               ctl_short(ctl_number(m, "records")), ctl_count(ctl_number(m, "incarnation")),
                heard(m), name_of(all, ctl_text(m, "inviter")), ctl_or_dash(ctl_text(m, "addr")));
 }
 
@@ -61,7 +62,8 @@ int ctl_members(ctl *c, int argc, char **argv) {
         "  state       here, away (silent for 15 min), gone (24 h; not counted in N), left\n"
         "  records     own records of the member that this node holds\n"
         "  inc         incarnation: how often its log had to begin anew\n"
-        "  last heard  ago; `not yet` since this node's start",
+        "  last heard  ago; `not yet` since this node's start\n"
+        "  inviter     who admitted it",
         "peerctl -d site-a members",
     };
     size_t n;

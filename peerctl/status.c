@@ -25,16 +25,17 @@ static void print_heldout(const cJSON *h) {
 static void print_run(const cJSON *r) {
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(r, "model");
     const cJSON *space = cJSON_GetObjectItemCaseSensitive(r, "space");
-    printf("run       %.8s  %s (%s)\n", ctl_or_dash(ctl_text(r, "run")),
+    const char *listen = ctl_text(r, "listen");
+    char text[256];
+    printf("run       %s  %.48s (%s)\n", ctl_key(ctl_text(r, "run")),
            ctl_or_dash(ctl_text(model, "name")), ctl_or_dash(ctl_text(model, "arch")));
-    printf("space     %s, rank %.0f, %.0f coordinates; rule %s\n",
-           ctl_or_dash(ctl_text(space, "kind")), ctl_number(space, "rank"),
-           ctl_number(space, "coords"), ctl_or_dash(ctl_text(r, "rule")));
-    printf("node      %s  %s, %s%s, up %s\n", ctl_key(ctl_text(r, "key")),
-           ctl_or_dash(ctl_text(r, "name")),
-           ctl_text(r, "listen") ? "listening on " : "which cannot be dialled",
-           ctl_text(r, "listen") ? ctl_text(r, "listen") : "",
-           ctl_age(1000 * ctl_number(r, "uptime_s")));
+    printf("space     %s, rank %s, %s coordinates; rule %s\n", ctl_or_dash(ctl_text(space, "kind")),
+           ctl_count(ctl_number(space, "rank")), ctl_count(ctl_number(space, "coords")),
+           ctl_or_dash(ctl_text(r, "rule")));
+    snprintf(text, sizeof text, "%s  %s, %s%s, up %s", ctl_key(ctl_text(r, "key")),
+             ctl_or_dash(ctl_text(r, "name")), listen ? "listening on " : "which cannot be dialled",
+             listen ? listen : "", ctl_age(1000 * ctl_number(r, "uptime_s")));
+    ctl_wrap(10, "node", text);
 }
 
 /* In one line, wrapped: the state, and if it is not speaking, why. */
@@ -87,20 +88,23 @@ static void print_behind(const cJSON *peers) {
             most = p;
         }
     }
-    if (most)
-        printf("behind    %u of %u linked peers; most of all %s, by %.0f records\n", lagging,
-               linked, ctl_or_dash(ctl_text(most, "name")), lag);
-    else if (linked)
+    if (most) {
+        char text[160];
+        snprintf(text, sizeof text, "%u of %u linked peers; most of all %s, by %.0f records",
+                 lagging, linked, ctl_or_dash(ctl_text(most, "name")), lag);
+        ctl_wrap(10, "behind", text);
+    } else if (linked) {
         printf("behind    nobody\n");
+    }
 }
 
 static void print_ledger(const cJSON *r) {
     double wire = ctl_number(r, "wire_bytes_per_record"), copies = ctl_number(r, "copies"),
            total = ctl_number(r, "fetch_total_bytes");
-    printf("members   N = %.0f; linked to %.0f of %.0f others\n", ctl_number(r, "counted"),
-           ctl_number(r, "links"), ctl_number(r, "members"));
-    printf("records   %.0f held, %.0f missing\n", ctl_number(r, "records"),
-           ctl_number(r, "missing"));
+    printf("members   N = %s; linked to %s of %s others\n", ctl_count(ctl_number(r, "counted")),
+           ctl_count(ctl_number(r, "links")), ctl_count(ctl_number(r, "members")));
+    printf("records   %s held, %s missing\n", ctl_count(ctl_number(r, "records")),
+           ctl_count(ctl_number(r, "missing")));
     print_behind(cJSON_GetObjectItemCaseSensitive(r, "peers"));
     printf("bytes     in %s (%s/s), out %s (%s/s)\n", ctl_bytes(ctl_number(r, "bytes_in")),
            ctl_bytes(ctl_number(r, "bytes_in_per_s")), ctl_bytes(ctl_number(r, "bytes_out")),
@@ -116,8 +120,8 @@ static void print_ledger(const cJSON *r) {
     if (total > 0)
         printf("fetching  %s of %s of the basis\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
                ctl_bytes(total));
-    printf("digest    %s at %.0f records\n", ctl_or_dash(ctl_text(r, "digest")),
-           ctl_number(r, "digest_records"));
+    printf("digest    %s at %s records\n", ctl_or_dash(ctl_text(r, "digest")),
+           ctl_count(ctl_number(r, "digest_records")));
     if (ctl_number(r, "bad_frames") + ctl_number(r, "bad_seals") > 0)
         printf("refused   %.0f frames, %.0f seals\n", ctl_number(r, "bad_frames"),
                ctl_number(r, "bad_seals"));
@@ -167,6 +171,13 @@ static void print_peers(const cJSON *r) {
                members - shown);
 }
 
+void ctl_print_status(const cJSON *r) {
+    print_run(r);
+    print_state(r);
+    print_ledger(r);
+    print_peers(r);
+}
+
 int ctl_status(ctl *c, int argc, char **argv) {
     bool json = false, help;
     const pd_flag flags[] = {
@@ -195,14 +206,10 @@ int ctl_status(ctl *c, int argc, char **argv) {
         e = ctl_ask(c, "status", NULL, CTL_QUICK_MS, &r);
     if (e)
         return ctl_fail(e);
-    if (json) {
+    if (json)
         ctl_print_json(r);
-    } else {
-        print_run(r);
-        print_state(r);
-        print_ledger(r);
-        print_peers(r);
-    }
+    else
+        ctl_print_status(r);
     cJSON_Delete(r);
     return 0;
 }
