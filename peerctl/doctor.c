@@ -64,10 +64,11 @@ static pd_err ask(ctl *c, bool quick, cJSON *facts[3]) {
 }
 
 /* No facts: the one finding is that the node does not answer. */
-static int say_silent(const ctl *c, bool json) {
+static int say_silent(const ctl *c, pd_err e, bool json) {
     ctl_check check = {.name = "node"};
     ctl_say(&check, CTL_BAD, "%s", pd_fail_text());
-    ctl_mend(&check, "peerd run %s", c->dir);
+    ctl_mend(&check, e == PD_ENOENT ? "peerd run %s" : "end its process, then: peerd run %s",
+             c->dir);
     return say(&check, 1, json);
 }
 
@@ -111,7 +112,7 @@ int ctl_doctor(ctl *c, int argc, char **argv) {
         ctl_judge(c->dir, facts[0], facts[1], facts[2], checks);
         status = say(checks, CTL_CHECKS, json);
     } else {
-        status = ctl_is_node(c->dir) ? say_silent(c, json) : ctl_fail(e);
+        status = ctl_is_node(c->dir) && !facts[0] ? say_silent(c, e, json) : ctl_fail(e);
     }
     for (int i = 0; i < 3; i++)
         cJSON_Delete(facts[i]);
