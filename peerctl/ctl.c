@@ -77,6 +77,40 @@ const char *ctl_count(double n) {
     return n >= 0 ? out : "-";
 }
 
+const char *ctl_short(double n) {
+    char *out = buffer();
+    if (!(n >= 0))
+        return "-";
+    if (n < 99999.5)
+        snprintf(out, 32, "%.0f", n);
+    else if (n < 1e6)
+        snprintf(out, 32, "%.0fk", n / 1e3);
+    else if (n < 999.95e6)
+        snprintf(out, 32, "%.1fM", n / 1e6);
+    else if (n < 999.95e9)
+        snprintf(out, 32, "%.1fG", n / 1e9);
+    else
+        snprintf(out, 32, "%.0fT", n / 1e12);
+    return out;
+}
+
+void ctl_wrap(int indent, const char *label, const char *text) {
+    enum { WIDTH = 79 };
+    size_t at = (size_t)printf("%-*s", indent, label);
+    for (bool first = true; *text; first = false) {
+        size_t n = strcspn(text, " ");
+        if (!first && at + 1 + n > WIDTH) {
+            printf("\n%*s", indent, "");
+            at = (size_t)indent;
+            first = true;
+        }
+        at += (size_t)printf("%s%.*s", first ? "" : " ", (int)n, text);
+        text += n;
+        text += *text == ' ';
+    }
+    putchar('\n');
+}
+
 const char *ctl_bytes(double b) {
     char *out = buffer();
     if (!(b >= 0))
@@ -109,6 +143,24 @@ const char *ctl_age(double ms) {
     else
         snprintf(out, 32, "%lu d %lu h", whole / 86400, whole / 3600 % 24);
     return out;
+}
+
+pd_err ctl_absolute(const char *path, char out[PATH_MAX]) {
+    char cwd[PATH_MAX] = "";
+    if (path[0] != '/' && !getcwd(cwd, sizeof cwd))
+        return pd_fail(PD_EIO, "cannot tell the current folder");
+    int n = snprintf(out, PATH_MAX, "%s%s%s", cwd, path[0] == '/' ? "" : "/", path);
+    return n >= 0 && n < PATH_MAX ? PD_OK : pd_fail(PD_EUSAGE, "path too long: %s", path);
+}
+
+const char *ctl_key(const char *hex) {
+    char *out = buffer();
+    snprintf(out, 32, "%.8s", hex ? hex : "-");
+    return out;
+}
+
+const char *ctl_or_dash(const char *text) {
+    return text && *text ? text : "-";
 }
 
 int ctl_exec_peerd(const char *const args[]) {

@@ -4,16 +4,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
-
-/* A path as the node's process sees it. */
-static pd_err absolute(const char *path, char out[PATH_MAX]) {
-    char cwd[PATH_MAX] = "";
-    if (path[0] != '/' && !getcwd(cwd, sizeof cwd))
-        return pd_fail(PD_EIO, "cannot tell the current folder");
-    int n = snprintf(out, PATH_MAX, "%s%s%s", cwd, path[0] == '/' ? "" : "/", path);
-    return n >= 0 && n < PATH_MAX ? PD_OK : pd_fail(PD_EUSAGE, "path too long: %s", path);
-}
 
 static void say(cJSON *r, const char *out) {
     const cJSON *f;
@@ -51,7 +41,7 @@ int ctl_export(ctl *c, int argc, char **argv) {
     if (!e)
         e = ctl_dir(c);
     if (!e)
-        e = absolute(out, path);
+        e = ctl_absolute(out, path);
     if (e)
         return ctl_fail(e);
     if (ctl_is_node(c->dir) && !pd_control_runs(c->dir)) {

@@ -10,13 +10,17 @@ static const struct {
     const char *help;
 } commands[] = {
     {"status", ctl_status, "what the node and its peers are doing"},
+    {"members", ctl_members, "who is in the run: state, address, records, who invited them"},
+    {"log", ctl_log, "the records, one a line"},
+    {"journal", ctl_journal, "what the node has said lately, with reasons"},
+    {"doctor", ctl_doctor, "what is wrong, and the line that mends it"},
     {"invite", ctl_invite, "print a ticket: one string that lets one more node join the run"},
     {"join", ctl_join, "join a run with a ticket"},
     {"leave", ctl_leave, "say goodbye for good and end the node"},
     {"pause", ctl_pause, "stop training, keep relaying"},
     {"resume", ctl_resume, "train again"},
     {"verify", ctl_verify, "replay all records from the base and compare digests"},
-    {"log", ctl_log, "what the node has said lately"},
+    {"backup", ctl_backup, "copy the ledger while the node runs"},
     {"export", ctl_export, "write the adapter for other programs (PEFT, GGUF)"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -5,100 +5,177 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *or_dash(const char *s) {
-    return s && *s ? s : "-";
-}
+enum { PEERS_SHOWN = 40 };
 
 static void print_heldout(const cJSON *h) {
     if (!cJSON_IsObject(h)) {
         printf("held-out  none yet\n");
         return;
     }
+    char text[256], accuracy[64] = "";
     double before = ctl_number(h, "accuracy_before"), now = ctl_number(h, "accuracy_now");
-    printf("held-out  loss %.4f -> %.4f", ctl_number(h, "loss_before"), ctl_number(h, "loss_now"));
     if (!isnan(now))
-        printf(", accuracy %.1f -> %.1f %%", 100 * before, 100 * now);
-    printf(" (%.0f examples, at record %.0f)\n", ctl_number(h, "examples"),
-           ctl_number(h, "at_records"));
+        snprintf(accuracy, sizeof accuracy, ", accuracy %.1f -> %.1f %%", 100 * before, 100 * now);
+    snprintf(text, sizeof text, "loss %.4f -> %.4f%s (%.0f examples, at record %.0f)",
+             ctl_number(h, "loss_before"), ctl_number(h, "loss_now"), accuracy,
+             ctl_number(h, "examples"), ctl_number(h, "at_records"));
+    ctl_wrap(10, "held-out", text);
 }
 
 static void print_run(const cJSON *r) {
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(r, "model");
     const cJSON *space = cJSON_GetObjectItemCaseSensitive(r, "space");
-    printf("run       %.8s  %s (%s)\n", or_dash(ctl_text(r, "run")),
-           or_dash(ctl_text(model, "name")), or_dash(ctl_text(model, "arch")));
-    printf("space     %s, rank %.0f, %.0f coordinates; rule %s\n", or_dash(ctl_text(space, "kind")),
-           ctl_number(space, "rank"), ctl_number(space, "coords"), or_dash(ctl_text(r, "rule")));
-    printf("node      %.8s  %s, listening on %s, up %s\n", or_dash(ctl_text(r, "key")),
-           or_dash(ctl_text(r, "name")), ctl_text(r, "listen") ? ctl_text(r, "listen") : "nothing",
-           ctl_age(1000 * ctl_number(r, "uptime_s")));
+    const char *listen = ctl_text(r, "listen");
+    char text[256];
+    printf("run       %s  %.48s (%s)\n", ctl_key(ctl_text(r, "run")),
+           ctl_or_dash(ctl_text(model, "name")), ctl_or_dash(ctl_text(model, "arch")));
+    printf("space     %s, rank %s, %s coordinates; rule %s\n", ctl_or_dash(ctl_text(space, "kind")),
+           ctl_count(ctl_number(space, "rank")), ctl_count(ctl_number(space, "coords")),
+           ctl_or_dash(ctl_text(r, "rule")));
+    snprintf(text, sizeof text, "%s  %s, %s%s, up %s", ctl_key(ctl_text(r, "key")),
+             ctl_or_dash(ctl_text(r, "name")), listen ? "listening on " : "which cannot be dialled",
+             listen ? listen : "", ctl_age(1000 * ctl_number(r, "uptime_s")));
+    ctl_wrap(10, "node", text);
 }
 
+/* In one line, wrapped: the state, and if it is not speaking, why. */
 static void print_state(const cJSON *r) {
-    const char *why = ctl_text(r, "why");
-    double wanted = ctl_number(r, "records_wanted"), loss = ctl_number(r, "loss");
-    printf("state     %s at step %.0f", or_dash(ctl_text(r, "state")), ctl_number(r, "step"));
+    char text[640];
+    const char *why = ctl_or_dash(ctl_text(r, "why")), *store = ctl_text(r, "store_error");
+    double wanted = ctl_number(r, "records_wanted");
+    size_t n = (size_t)snprintf(text, sizeof text, "%s at step %.0f",
+                                ctl_or_dash(ctl_text(r, "state")), ctl_number(r, "step"));
     if (!isnan(wanted))
-        printf(" of %.0f", wanted);
+        n += (size_t)snprintf(text + n, sizeof text - n, " of %.0f", wanted);
+    if (strcmp(why, "-") != 0 && n < sizeof text)
+        n += (size_t)snprintf(text + n, sizeof text - n, ": %s", why);
+    if (strcmp(ctl_or_dash(ctl_text(r, "state")), "listening") == 0 && n < sizeof text)
+        snprintf(text + n, sizeof text - n, " (compared with %.0f of %.0f)",
+                 ctl_number(r, "listen_heard"), ctl_number(r, "listen_wanted"));
+    ctl_wrap(10, "state", text);
     if (ctl_number(r, "unsealed") > 0)
-        printf(", %.0f unsealed for %s", ctl_number(r, "unsealed"),
+        printf("sealing   every %s; %.0f own records unsealed for %s\n",
+               ctl_age(ctl_number(r, "seal_ms")), ctl_number(r, "unsealed"),
                ctl_age(ctl_number(r, "unsealed_age_ms")));
-    printf(", seals every %s\n", ctl_age(ctl_number(r, "seal_ms")));
-    if (why && *why)
-        printf("          %s\n", why);
-    if (!isnan(loss))
-        printf("loss      %.4f in the last probe\n", loss);
+    else
+        printf("sealing   every %s; all own records are sealed\n",
+               ctl_age(ctl_number(r, "seal_ms")));
+    if (store && *store)
+        ctl_wrap(10, "store", store);
+    if (!isnan(ctl_number(r, "loss")))
+        printf("loss      %.4f in the last probe\n", ctl_number(r, "loss"));
     print_heldout(cJSON_GetObjectItemCaseSensitive(r, "heldout"));
 }
 
+static bool is_linked(const cJSON *p) {
+    const char *link = ctl_or_dash(ctl_text(p, "link"));
+    return strcmp(link, "up") == 0 || strcmp(link, "suspect") == 0;
+}
+
+/* Who among the linked is behind, and the one that is most. */
+static void print_behind(const cJSON *peers) {
+    const cJSON *p, *most = NULL;
+    double lag = 0;
+    unsigned linked = 0, lagging = 0;
+    cJSON_ArrayForEach(p, peers) {
+        double behind = ctl_number(p, "behind");
+        linked += is_linked(p);
+        if (!is_linked(p) || !(behind > 0))
+            continue;
+        lagging++;
+        if (behind > lag) {
+            lag = behind;
+            most = p;
+        }
+    }
+    if (most) {
+        char text[160];
+        snprintf(text, sizeof text, "%u of %u linked peers; most of all %s, by %.0f records",
+                 lagging, linked, ctl_or_dash(ctl_text(most, "name")), lag);
+        ctl_wrap(10, "behind", text);
+    } else if (linked) {
+        printf("behind    nobody\n");
+    }
+}
+
 static void print_ledger(const cJSON *r) {
-    double wire = ctl_number(r, "wire_bytes_per_record"),
+    double wire = ctl_number(r, "wire_bytes_per_record"), copies = ctl_number(r, "copies"),
            total = ctl_number(r, "fetch_total_bytes");
-    printf("records   %.0f held, %.0f missing; %.0f of %.0f peers linked\n",
-           ctl_number(r, "records"), ctl_number(r, "missing"), ctl_number(r, "links"),
-           ctl_number(r, "members"));
-    printf("bytes     in %s (%s/s), out %s (%s/s)", ctl_bytes(ctl_number(r, "bytes_in")),
+    printf("members   N = %s; linked to %s of %s others\n", ctl_count(ctl_number(r, "counted")),
+           ctl_count(ctl_number(r, "links")), ctl_count(ctl_number(r, "members")));
+    printf("records   %s held, %s missing\n", ctl_count(ctl_number(r, "records")),
+           ctl_count(ctl_number(r, "missing")));
+    print_behind(cJSON_GetObjectItemCaseSensitive(r, "peers"));
+    printf("bytes     in %s (%s/s), out %s (%s/s)\n", ctl_bytes(ctl_number(r, "bytes_in")),
            ctl_bytes(ctl_number(r, "bytes_in_per_s")), ctl_bytes(ctl_number(r, "bytes_out")),
            ctl_bytes(ctl_number(r, "bytes_out_per_s")));
-    if (!isnan(wire))
-        printf(", %.1f on the wire a record", wire);
-    printf("\n");
+    if (!isnan(wire) || !isnan(copies)) {
+        char a_record[32] = "-", of_each[32] = "-";
+        if (!isnan(wire))
+            snprintf(a_record, sizeof a_record, "%.1f", wire);
+        if (!isnan(copies))
+            snprintf(of_each, sizeof of_each, "%.2f", copies);
+        printf("wire      %s bytes a record; %s copies of each came in\n", a_record, of_each);
+    }
     if (total > 0)
         printf("fetching  %s of %s of the basis\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
                ctl_bytes(total));
-    printf("digest    %s at %.0f records\n", or_dash(ctl_text(r, "digest")),
-           ctl_number(r, "digest_records"));
+    printf("digest    %s at %s records\n", ctl_or_dash(ctl_text(r, "digest")),
+           ctl_count(ctl_number(r, "digest_records")));
     if (ctl_number(r, "bad_frames") + ctl_number(r, "bad_seals") > 0)
         printf("refused   %.0f frames, %.0f seals\n", ctl_number(r, "bad_frames"),
                ctl_number(r, "bad_seals"));
 }
 
-/* The link where there is one, else what is known of the member. */
+/* Where there is no link, what is known of the member. */
 static const char *link_of(const cJSON *p) {
-    const char *link = ctl_text(p, "link"), *member = ctl_text(p, "member");
-    if (link && strcmp(link, "none") != 0)
-        return link;
-    return member && strcmp(member, "here") != 0 ? member : "none";
+    const char *link = ctl_or_dash(ctl_text(p, "link")),
+               *member = ctl_or_dash(ctl_text(p, "member"));
+    return strcmp(link, "none") != 0 || strcmp(member, "here") == 0 ? link : member;
 }
 
-static void print_peers(const cJSON *peers) {
+static void print_peer(const cJSON *p) {
+    bool linked = is_linked(p);
+    printf("%-8s %-10.10s %-8.8s %-3s %6s %7s %7s %7s %6s %7s\n", ctl_key(ctl_text(p, "key")),
+           ctl_or_dash(ctl_text(p, "name")), link_of(p),
+           !linked                   ? "-"
+           : ctl_true(p, "outbound") ? "out"
+                                     : "in",
+           linked ? ctl_short(ctl_number(p, "behind")) : "-", ctl_short(ctl_number(p, "missing")),
+           linked ? ctl_short(ctl_number(p, "bytes_in_per_s")) : "-",
+           linked ? ctl_short(ctl_number(p, "bytes_out_per_s")) : "-",
+           ctl_number(p, "rtt_ms") > 0 ? ctl_short(ctl_number(p, "rtt_ms")) : "-",
+           ctl_short(ctl_number(p, "quiet_ms") / 1000));
+}
+
+/* The linked ones and those that could be. */
+static void print_peers(const cJSON *r) {
     const cJSON *p;
-    if (cJSON_GetArraySize(peers) == 0) {
+    double shown = 0, members = ctl_number(r, "members");
+    if (!(members > 0)) {
         printf("\nno peers yet (invite one with: peerctl invite)\n");
         return;
     }
-    printf("\n%-8s %-8s %-7s %7s %6s %7s %7s %6s  %s\n", "peer", "name", "link", "records",
-           "behind", "in B/s", "out B/s", "rtt", "address");
-    cJSON_ArrayForEach(p, peers) {
-        double rtt = ctl_number(p, "rtt_ms");
-        char ms[16] = "-";
-        if (rtt > 0)
-            snprintf(ms, sizeof ms, "%.0f ms", rtt);
-        printf("%-8.8s %-8.8s %-7.7s %7s %6s %7s %7s %6s  %s\n", or_dash(ctl_text(p, "key")),
-               or_dash(ctl_text(p, "name")), link_of(p), ctl_count(ctl_number(p, "records")),
-               ctl_count(ctl_number(p, "behind")), ctl_count(ctl_number(p, "bytes_in_per_s")),
-               ctl_count(ctl_number(p, "bytes_out_per_s")), ms, or_dash(ctl_text(p, "addr")));
+    printf("\n%-8s %-10s %-8s %-3s %6s %7s %7s %7s %6s %7s\n", "peer", "name", "link", "dir",
+           "behind", "missing", "in B/s", "out B/s", "rtt ms", "quiet s");
+    cJSON_ArrayForEach(p, cJSON_GetObjectItemCaseSensitive(r, "peers")) {
+        const char *member = ctl_or_dash(ctl_text(p, "member"));
+        bool may_be = strcmp(member, "here") == 0 || strcmp(member, "away") == 0;
+        if (shown == PEERS_SHOWN || (!is_linked(p) && !may_be))
+            continue;
+        print_peer(p);
+        shown++;
     }
+    if (members > shown)
+        printf("%.0f more are gone, have left or have no link (peerctl members)\n",
+               members - shown);
+}
+
+void ctl_print_status(const cJSON *r) {
+    print_run(r);
+    print_state(r);
+    print_ledger(r);
+    print_peers(r);
 }
 
 int ctl_status(ctl *c, int argc, char **argv) {
@@ -110,8 +187,12 @@ int ctl_status(ctl *c, int argc, char **argv) {
     };
     const pd_command_help text = {
         "peerctl [-d DIR] status [--json]",
-        "Show the run, this node and a line for each peer. `behind` counts bytes that the peer is\n"
-        "not known to have; `records` are the peer's own that this node holds.",
+        "Show the run, this node and a line for each peer, the linked ones first.\n\n"
+        "  link     up, suspect (silent for 30 s), dialing, none, or away (silent for 15 min)\n"
+        "  dir      who dialled: out this node, in the peer\n"
+        "  behind   bytes that the peer is not known to have\n"
+        "  missing  bytes of the peer that this node knows of and does not hold\n"
+        "  B/s      frames of the last ten seconds or so; copies count bytes that came twice",
         "peerctl -d site-a status",
     };
     size_t n;
@@ -125,14 +206,10 @@ int ctl_status(ctl *c, int argc, char **argv) {
         e = ctl_ask(c, "status", NULL, CTL_QUICK_MS, &r);
     if (e)
         return ctl_fail(e);
-    if (json) {
+    if (json)
         ctl_print_json(r);
-    } else {
-        print_run(r);
-        print_state(r);
-        print_ledger(r);
-        print_peers(cJSON_GetObjectItemCaseSensitive(r, "peers"));
-    }
+    else
+        ctl_print_status(r);
     cJSON_Delete(r);
     return 0;
 }

@@ -225,6 +225,17 @@ static pd_err make_file(const char *path) {
     return PD_OK;
 }
 
+/* An empty file for a copy: SQLite would let every user read it. */
+static pd_err make_copy(const char *path) {
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 && errno == EEXIST)
+        return pd_fail(PD_EEXIST, "%s is there already (name a new file)", path);
+    if (fd < 0)
+        return pd_fail(errno == ENOSPC ? PD_EFULL : PD_EIO, "%s: %s", path, strerror(errno));
+    close(fd);
+    return PD_OK;
+}
+
 static pd_err start(pd_store *s, bool create, const uint8_t run[32], bool log_there) {
     pd_err e = create ? make_file(s->path) : PD_OK;
     if (!e)
@@ -309,13 +320,25 @@ pd_err pd_store_maintain(pd_store *s, uint64_t now_ms) {
 }
 
 pd_err pd_store_backup(pd_store *s, const char *path) {
-    if (pd_file_exists(path))
-        return pd_fail(PD_EEXIST, "%s is there already", path);
     pd_err e = pd_store_commit(s);
+    if (!e)
+        e = make_copy(path);
     if (e)
         return e;
     e = sql_copy(s->db, path, "instance");
     if (e)
         unlink(path);
+    return e;
+}
+
+pd_err pd_store_check(pd_store *s) {
+    uint8_t beside[16];
+    bool closed;
+    pd_err e = check_whole(s);
+    if (!e && (!read_instance(s, beside, &closed) || memcmp(beside, s->instance, 16) != 0))
+        e = pd_fail(PD_EMISMATCH,
+                    "%s/instance is not of this start: the folder was restored, or another "
+                    "process uses it (stop all of them and start one)",
+                    s->dir);
     return e;
 }

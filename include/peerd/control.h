@@ -3,7 +3,8 @@
  *
  * Only the owner of the folder reaches the socket (0600).  The server never blocks: it is polled
  * along with the transport, takes at most PD_CONTROL_CLIENTS at a time and PD_CONTROL_REQUEST_MAX
- * bytes a request.  A handler answers at once, or later (verify, export) by its call's number.
+ * bytes a request.  A handler answers at once, or later (verify, export, backup, check)
+ * by its call's number.
  *
  * A request is {"cmd": NAME, ...}.  A reply is {"ok": true, ...} or
  *   {"ok": false, "code": "io"|"full"|..., "error": "one line: the cause and the way out"}
@@ -17,20 +18,58 @@
  *                 why: text, "" if there is nothing to explain
  *                 step (own records), records_wanted (null: no end)
  *                 unsealed, unsealed_age_ms, seal_ms
+ *                 listen_heard, listen_wanted (while listening: members compared with, and how
+ *                                              many are wanted)
+ *                 store_error: why the store takes nothing; "" while it is well
  *                 loss (of the last probe, null)
  *                 heldout null or {examples, loss_before, loss_now, accuracy_before, accuracy_now
  *                                  (null without choices), at_records}
  *                 records (held, of everyone), missing (known of and not held)
  *                 members, links (others; sessions with them)
+ *                 counted (N: members neither gone nor left, this node among them)
  *                 bytes_in, bytes_out (frames since start), bytes_in_per_s, bytes_out_per_s
  *                 wire_bytes_per_record (bytes in and out per record that came in or went out, an
  *                                        estimate with the frame overhead; null before the first)
+ *                 copies (how often a byte of others came in since the start, 1 + duplicates over
+ *                         fresh ones; null before the first)
  *                 digest, digest_records (which of `records` it has replayed)
  *                 listen: address or null;  fetched_bytes, fetch_total_bytes (null: no fetch)
- *                 bad_frames, bad_seals, duplicates
+ *                 bad_frames, bad_seals, duplicates (segments), duplicate_bytes
  *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left",
- *                         link "none"|"dialing"|"up"|"suspect", outbound, records, missing, behind,
- *                         bytes_in, bytes_out, bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
+ *                         link "none"|"dialing"|"up"|"suspect", outbound, link_why (why it has no
+ *                         link; ""), records, missing, behind, bytes_in, bytes_out,
+ *                         bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
+ *                 peers: linked ones first, then here, away, gone, left; by name, then key; at most
+ *                 1000 of them (members has all)
+ *   members {after (0)}
+ *              -> members [{key, name, self, member, link (null: this node), addr, quiet_ms (since
+ *                           it was heard; null: not since the start), records, incarnation,
+ *                           inviter (key; null: the founder)}]
+ *                 next: call again with `after` = next; null: that was all
+ *   log {author (optional: the beginning of a key, or a name), from (step, 0), limit (at most
+ *        1000), control (false), after_author, after_step (of the last reply)}
+ *              -> records [{author, incarnation, step, byte, value}], sealed ones; value is the
+ *                 projected gradient that the byte stands for.  With control the author's control
+ *                 records come first: {author, incarnation, at (byte of its control log), control
+ *                 "member"|"address"|"leave"|"other", text}; limit does not count them
+ *                 more: call again with after_author and after_step of this reply
+ *   health     -> what `peerctl doctor` judges, as it stands
+ *                 called_ago_ms, called_from (when a member last dialled this node, and from where;
+ *                 null: not since the start), door_open (false: shut for want of descriptors),
+ *                 handshakes_refused, files, files_max, solo
+ *                 wall_s, made_s (UTC: now, and when the folder was made), expiring_invites
+ *                 memory_bytes, swapped_bytes (of the process), memory_free_bytes,
+ *                 memory_total_bytes, cores, threads, load
+ *                 trainer "starting"|"waiting"|"training"|"paused"|"done"|"stopped", made,
+ *                 not_finite (probes since the start that gave a record, that gave none),
+ *                 heldout_best, sealed_ago_ms (null: not since the start)
+ *   check {quick (false)}
+ *              -> ledger_error, disk_error, model_error: "" where all is well; quick leaves the
+ *                 model file unread, and its field null.  flush_us (to make 4 KiB durable, the
+ *                 median of nine; null on disk_error), disk_free_bytes, ledger_bytes, took_ms.  Own
+ *                 seals wait for it
+ *   backup {out (absolute path of a file that does not exist)}
+ *              -> out, bytes, took_ms; training goes on, own seals wait for it
  *   invite {uses, expires_s (from now, 0: never), addr (optional text)}
  *              -> ticket, uses, expires_s (UTC, 0: never), addrs [text]
  *   join {ticket}    -> addrs [text]: dialled now; the ticket must be of this run
@@ -39,7 +78,7 @@
  *   verify           -> equal, records, digest, digest_replayed, took_ms
  *   export {format "peft"|"gguf", out (absolute path)}
  *                    -> files [text], bytes, records, digest
- *   log {after}      -> lines [text], next: call again with `after` = next; 0: all that is kept
+ *   journal {after}  -> lines [text], next: call again with `after` = next; 0: all that is kept
  *   anything else    -> "usage", "unknown request ..."
  */
 #ifndef PEERD_CONTROL_H

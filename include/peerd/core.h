@@ -229,7 +229,8 @@ typedef struct pd_core_status {
     uint64_t records;        /* gradient bytes held, of everyone */
     uint64_t missing;        /* bytes that someone linked has and this node lacks */
     uint64_t bytes_in, bytes_out, frames_in, frames_out; /* frames as handed over, all sessions */
-    uint64_t bad_seals, bad_frames, duplicates; /* of duplicate bytes: count */
+    uint64_t bad_seals, bad_frames, duplicates; /* duplicates: whole segments held already */
+    uint64_t duplicate_bytes; /* bytes of logs that came though they were held already */
     uint64_t vv_hash;
     uint64_t fetched, fetch_total; /* the file being fetched; total 0: none */
 } pd_core_status;

@@ -59,10 +59,16 @@ size_t pd_store_pending(const pd_store *s);
  */
 PD_CHECKED pd_err pd_store_maintain(pd_store *s, uint64_t now_ms);
 
-/* A whole copy at `path`, which must not exist yet; commits first.  The copy, put in place of
- * ledger.db, counts as restored.  Errors: PD_EEXIST, PD_EIO, PD_EFULL.
+/* A whole copy at `path`, which must not exist yet, readable by its owner alone; commits first.  The
+ * copy, put in place of ledger.db, counts as restored.  Errors: PD_EEXIST, PD_EIO, PD_EFULL.
  */
 PD_CHECKED pd_err pd_store_backup(pd_store *s, const char *path);
+
+/* Read every page and index of the database, and the token beside it.  Takes as long as reading the
+ * file.  Errors: PD_EFORMAT (damaged), PD_EMISMATCH (another start has put its token there: the
+ * folder was restored or is used twice), PD_EIO.
+ */
+PD_CHECKED pd_err pd_store_check(pd_store *s);
 
 /* ---- logs ---- */
 

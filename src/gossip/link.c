@@ -67,17 +67,12 @@ void pd_link_down(pd_core *c, pd_link *l) {
             c->stage[i].link = PD_NONE; /* the slot may be another peer's soon */
     if (c->welcome_session == l->session)
         c->welcome_session = 0;
-    bool was_live = l->hello_in && !l->guest;
     uint64_t lasted = c->now - l->up_ms;
     l->session = 0;
     if (!m)
         return;
-    if (!pd_link_of(c, l->member)) {
-        if (was_live && !l->compare)
-            pd_note(c, PD_LOG_INFO, "link to %s is down",
-                    *m->name ? m->name : pd_short(m->key, (char[9]){0}));
+    if (!pd_link_of(c, l->member))
         pd_dial_down(c, m, lasted);
-    }
 }
 
 void pd_link_close(pd_core *c, pd_link *l, const char *why) {
@@ -143,7 +138,6 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
         pd_link_close(c, l, "this is our own address");
         return;
     }
-    bool first = pd_link_of(c, l->member) == NULL;
     l->nonce = h->nonce;
     l->peer_hash = h->memb_hash;
     if (l->hello_out)
@@ -159,10 +153,6 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     }
     l->sync_ms = c->now + pd_jitter(c, PD_SYNC_MS, 20);
     pd_member_hint(m, &h->addr);
-    if (first && !l->compare)
-        pd_note(c, PD_LOG_INFO, "link to %s is up (%s)",
-                *m->name ? m->name : pd_short(m->key, (char[9]){0}),
-                l->outbound ? "we dialled" : "it dialled");
     pd_heads_summary(c, l, h->vv_hash, h->total, true);
     l->want = true;
 }

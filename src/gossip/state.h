@@ -340,7 +340,8 @@ struct pd_core {
     bool busy;
     pd_link link[PD_SESSIONS_MAX];
 
-    uint64_t bytes_in, bytes_out, frames_in, frames_out, bad_seals, bad_frames, duplicates;
+    uint64_t bytes_in, bytes_out, frames_in, frames_out, bad_seals, bad_frames, duplicates,
+        duplicate_bytes;
 
     /* this step */
     pd_action *out;

@@ -64,6 +64,7 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out) 
     out->bad_seals = c->bad_seals;
     out->bad_frames = c->bad_frames;
     out->duplicates = c->duplicates;
+    out->duplicate_bytes = c->duplicate_bytes;
     out->vv_hash = c->vv_hash;
     out->fetched = c->fetch.next;
     out->fetch_total = c->fetch.on ? c->fetch.total : 0;

@@ -241,6 +241,8 @@ void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, uint64_t start, con
     pd_heads_note(c, l, index, s.end);
     if (pd_is_own(c, index) && !own_goes_on(c, l, index, &s))
         return;
+    if (s.start < log->chain.n)
+        c->duplicate_bytes += (s.end < log->chain.n ? s.end : log->chain.n) - s.start;
     if (s.end <= log->chain.n) {
         c->duplicates++;
         pd_tree_duplicate(c, l, index);

@@ -51,6 +51,7 @@ static void store(pd_node *n, const pd_action *a) {
         take(n, a);
         return;
     }
+    pd_watch_seal(n, a);
     pd_err e = pd_storer_own(n->storer, &a->author, a->stream, a->at, a->p, a->n, a->seal);
     if (e) {
         pd_event v = {.kind = PD_EV_STORE_FAILED, .author = a->author, .stream = a->stream};
@@ -72,12 +73,20 @@ static void fatal(pd_node *n, const pd_action *a) {
     n->stopped = true;
 }
 
+/* Each level has its own allowance: many small news do not hold back a warning. */
+static void note(const pd_action *a) {
+    static pd_log_site sites[PD_LOG_DEBUG + 1];
+    assert(a->level >= 0 && a->level <= PD_LOG_DEBUG);
+    pd_log_at(&sites[a->level], (pd_log_level)a->level, "%s", a->text);
+}
+
 void pd_node_act(pd_node *n, const pd_action *a) {
     switch (a->kind) {
     case PD_ACT_SEND:
         send_frame(n, a);
         break;
     case PD_ACT_CLOSE:
+        pd_watch_close(n, a);
         pd_debug("session %llu closed: %s", (unsigned long long)a->session, a->text ? a->text : "");
         pd_net_close(n->net, a->session);
         break;
@@ -106,7 +115,7 @@ void pd_node_act(pd_node *n, const pd_action *a) {
     case PD_ACT_FILE: /* only while joining (join.c): a running node has its basis */
         break;
     case PD_ACT_NOTE:
-        PD_LOG((pd_log_level)a->level, "%s", a->text);
+        note(a);
         break;
     case PD_ACT_STOPPED:
         n->stopped = true;

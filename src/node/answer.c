@@ -2,26 +2,17 @@
  * requests, and those that are answered in a few lines.  See peerd/control.h. */
 #include "answer.h"
 #include "history.h"
+#include "json.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
 #include "peerd/ticket.h"
+#include "question.h"
+#include "records.h"
 
-#include <math.h>
 #include <stdio.h>
 
 enum { USES_MAX = 1000 };
 static const double EXPIRES_MAX = 3650.0 * 86400; /* ten years, in seconds */
-
-/* A whole number within bounds; false where it is missing or anything else. */
-static bool get_whole(const cJSON *request, const char *name, double least, double most,
-                      double *out) {
-    const cJSON *v = cJSON_GetObjectItemCaseSensitive(request, name);
-    if (!cJSON_IsNumber(v) || !(v->valuedouble >= least && v->valuedouble <= most) ||
-        v->valuedouble != floor(v->valuedouble))
-        return false;
-    *out = v->valuedouble;
-    return true;
-}
 
 static void add_addr(cJSON *array, const pd_addr *a) {
     char text[PD_ADDR_TEXT];
@@ -116,8 +107,8 @@ static pd_err invite(void *ctx, uint64_t call, const cJSON *request, cJSON *repl
     char text[PD_TICKET_TEXT];
     pd_ticket t = {0};
     pd_invite v = {0};
-    if (!get_whole(request, "uses", 1, USES_MAX, &uses) ||
-        !get_whole(request, "expires_s", 0, EXPIRES_MAX, &expires))
+    if (!pd_json_whole(request, "uses", 1, USES_MAX, &uses) ||
+        !pd_json_whole(request, "expires_s", 0, EXPIRES_MAX, &expires))
         return pd_fail(PD_EUSAGE,
                        "invite needs \"uses\", 1 to %d, and \"expires_s\", seconds from "
                        "now, at most ten years (0: never)",
@@ -217,7 +208,8 @@ static pd_err set_paused(pd_node *n, bool paused, cJSON *reply) {
         return e;
     n->site->config.paused = paused;
     pd_trainer_pause(n->trainer, paused);
-    pd_info("%s", paused ? "paused" : "resumed");
+    pd_info("%s", paused ? "paused: a person asked for it (peerctl resume ends it)"
+                         : "resumed: a person asked for it");
     cJSON_AddBoolToObject(reply, "paused", paused);
     return PD_OK;
 }
@@ -238,13 +230,13 @@ static void add_line(void *ctx, const char *line) {
     cJSON_AddItemToArray(ctx, cJSON_CreateString(line));
 }
 
-static pd_err log_lines(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
+static pd_err journal(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)ctx;
     (void)call;
     double after = 0;
     if (cJSON_HasObjectItem(request, "after") &&
-        !get_whole(request, "after", 0, 9007199254740992.0, &after))
-        return pd_fail(PD_EUSAGE, "log needs \"after\", the `next` of an earlier reply, or 0");
+        !pd_json_whole(request, "after", 0, 9007199254740992.0, &after))
+        return pd_fail(PD_EUSAGE, "journal needs \"after\", the `next` of an earlier reply, or 0");
     cJSON *lines = cJSON_AddArrayToObject(reply, "lines");
     cJSON_AddNumberToObject(reply, "next",
                             (double)pd_history_each((uint64_t)after, add_line, lines));
@@ -262,25 +254,29 @@ static const pd_control_entry table[] = {
     {"resume", resume},
     {"verify", pd_answer_verify},
     {"export", pd_answer_export},
-    {"log", log_lines},
+    {"backup", pd_answer_backup},
+    {"check", pd_answer_check},
+    {"health", pd_answer_health},
+    {"members", pd_answer_members},
+    {"log", pd_answer_log},
+    {"journal", journal},
     {NULL, NULL},
 };
 
 pd_err pd_node_control_open(pd_node *n) {
     pd_history_start();
     n->records_before = pd_ledger_records(n->site->ledger);
+    n->foreign_before = pd_records_foreign(n->site->ledger, n->site->identity.pub);
     return pd_control_open(n->site->dir, table, n, &n->control);
 }
 
 void pd_node_control_close(pd_node *n) {
     pd_control_close(n->control);
     n->control = NULL;
-    pd_answer_drop(n);
+    pd_question_drop(n);
 }
 
 void pd_node_measure(pd_node *n) {
-    uint64_t before = n->rate.at_ms;
-    pd_answer_rates(n);
-    if (n->rate.at_ms != before)
+    if (pd_watch_look(n))
         drop_invites(n, false);
 }

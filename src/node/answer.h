@@ -8,10 +8,18 @@
 
 /* answer_status.c */
 pd_control_handler pd_answer_status;
-void pd_answer_rates(pd_node *n); /* brings them up to date, once a second */
+const char *pd_answer_member(pd_member_state m); /* as replies call it */
+const char *pd_answer_link(pd_link_state l);
 
-/* question.c: answered by the trainer's thread, one at a time. */
+/* answer_ledger.c */
+pd_control_handler pd_answer_members, pd_answer_log;
+
+/* answer_health.c */
+pd_control_handler pd_answer_health;
+
+/* question.c: answered by the trainer's thread. */
 pd_control_handler pd_answer_verify, pd_answer_export;
-void pd_answer_drop(pd_node *n); /* after the trainer has stopped: what it never answered */
+/* answer_store.c: answered by the store's thread. */
+pd_control_handler pd_answer_backup, pd_answer_check;
 
 #endif

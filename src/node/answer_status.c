@@ -1,79 +1,26 @@
-/* answer_status.c - the control socket's `status`, and the rates that it shows. */
+/* answer_status.c - the control socket's `status`. */
 #include "answer.h"
+#include "json.h"
 #include "peerd/file.h"
+#include "records.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 enum {
-    MEASURE_MS = 1000,
-    SMOOTH_MS = 10000, /* rates forget with this time */
+    PEERS_MOST = 1000, /* in a reply, the linked ones first; `members` has them all */
     /* Around a frame on the wire: ZeroMQ's CURVE message (flags and size 2, name 8, nonce 8, tag
      * 16, flags 1), IPv4 and TCP with time stamps 52, and an acknowledgement of 52 for every other
      * segment. */
     FRAME_OVERHEAD = 35 + 52 + 26,
 };
 
-/* ---- rates ---- */
-
-static void measure(pd_rate *r, uint64_t now, uint64_t in, uint64_t out) {
-    if (r->at_ms && now > r->at_ms) {
-        double ms = (double)(now - r->at_ms), share = ms / (ms + SMOOTH_MS);
-        r->in_per_s += share * ((double)(in - r->bytes_in) * 1000 / ms - r->in_per_s);
-        r->out_per_s += share * ((double)(out - r->bytes_out) * 1000 / ms - r->out_per_s);
-    }
-    r->at_ms = now;
-    r->bytes_in = in;
-    r->bytes_out = out;
-}
-
-void pd_answer_rates(pd_node *n) {
-    uint64_t now = pd_clock_ms();
-    if (now - n->rate.at_ms < MEASURE_MS)
-        return;
-    pd_core_status s;
-    pd_peer_status p;
-    pd_core_status_get(n->core, now, &s);
-    measure(&n->rate, now, s.bytes_in, s.bytes_out);
-    for (uint32_t i = 0; i < PD_MEMBERS_MAX && pd_core_peer_get(n->core, now, i, &p); i++)
-        measure(&n->peer_rate[i], now, p.bytes_in, p.bytes_out);
-}
-
-/* ---- small pieces of JSON ---- */
-
-static void add_hex(cJSON *j, const char *name, const uint8_t *p, size_t n) {
-    char text[2 * PD_KEY_BYTES + 1];
-    pd_hex(p, n, text);
-    cJSON_AddStringToObject(j, name, text);
-}
-
-static void add_count(cJSON *j, const char *name, uint64_t v) {
-    cJSON_AddNumberToObject(j, name, (double)v);
-}
-
-/* null where it is not finite. */
-static void add_real(cJSON *j, const char *name, double v) {
-    if (isfinite(v))
-        cJSON_AddNumberToObject(j, name, v);
-    else
-        cJSON_AddNullToObject(j, name);
-}
-
-static void add_addr(cJSON *j, const char *name, const pd_addr *a) {
-    char text[PD_ADDR_TEXT];
-    if (!a->family) {
-        cJSON_AddNullToObject(j, name);
-        return;
-    }
-    pd_addr_print(a, text);
-    cJSON_AddStringToObject(j, name, text);
-}
-
 /* ---- parts of the reply ---- */
 
 static void add_run(const pd_site *s, cJSON *reply) {
-    add_hex(reply, "run", s->run, 32);
-    add_hex(reply, "key", s->identity.pub, 32);
+    pd_json_hex(reply, "run", s->run, 32);
+    pd_json_hex(reply, "key", s->identity.pub, 32);
     cJSON_AddStringToObject(reply, "name", s->config.name);
     cJSON_AddStringToObject(reply, "dir", s->dir);
     cJSON_AddStringToObject(reply, "version", PD_VERSION);
@@ -83,8 +30,8 @@ static void add_run(const pd_site *s, cJSON *reply) {
     cJSON *space = cJSON_AddObjectToObject(reply, "space");
     cJSON_AddStringToObject(space, "kind",
                             s->manifest.space == PD_SPACE_ALIGNED ? "aligned" : "lora");
-    add_count(space, "rank", s->manifest.rank);
-    add_count(space, "coords", s->manifest.n_coords);
+    pd_json_count(space, "rank", s->manifest.rank);
+    pd_json_count(space, "coords", s->manifest.n_coords);
     cJSON_AddStringToObject(reply, "rule", "sum");
 }
 
@@ -121,15 +68,20 @@ static void add_state(const pd_node *n, const pd_core_status *c, const pd_traine
     const char *why;
     cJSON_AddStringToObject(reply, "state", state_of(n, c, t, &why));
     cJSON_AddStringToObject(reply, "why", why);
-    add_count(reply, "step", c->step);
+    pd_json_count(reply, "step", c->step);
     if (n->opts.records == UINT64_MAX)
         cJSON_AddNullToObject(reply, "records_wanted");
     else
-        add_count(reply, "records_wanted", n->opts.records);
-    add_count(reply, "unsealed", c->unsealed);
-    add_count(reply, "unsealed_age_ms", c->unsealed_ms);
-    add_count(reply, "seal_ms", c->seal_ms);
-    add_real(reply, "loss", t->loss);
+        pd_json_count(reply, "records_wanted", n->opts.records);
+    pd_json_count(reply, "unsealed", c->unsealed);
+    pd_json_count(reply, "unsealed_age_ms", c->unsealed_ms);
+    pd_json_count(reply, "seal_ms", c->seal_ms);
+    pd_json_count(reply, "listen_heard", c->heard);
+    pd_json_count(reply, "listen_wanted", c->wanted);
+    char trouble[PD_STORER_TEXT];
+    pd_storer_trouble(n->storer, trouble);
+    cJSON_AddStringToObject(reply, "store_error", trouble);
+    pd_json_real(reply, "loss", t->loss);
 }
 
 static void add_heldout(const pd_site *s, const pd_trainer_status *t, cJSON *reply) {
@@ -139,14 +91,20 @@ static void add_heldout(const pd_site *s, const pd_trainer_status *t, cJSON *rep
         return;
     }
     cJSON *h = cJSON_AddObjectToObject(reply, "heldout");
-    add_count(h, "examples", pd_site_held(s).n);
-    add_real(h, "loss_before", pd_loss_mean(first));
-    add_real(h, "loss_now", pd_loss_mean(now));
-    add_real(h, "accuracy_before",
-             first->choices ? (double)first->correct / (double)first->choices : (double)NAN);
-    add_real(h, "accuracy_now",
-             now->choices ? (double)now->correct / (double)now->choices : (double)NAN);
-    add_count(h, "at_records", t->held_at);
+    pd_json_count(h, "examples", pd_site_held(s).n);
+    pd_json_real(h, "loss_before", pd_loss_mean(first));
+    pd_json_real(h, "loss_now", pd_loss_mean(now));
+    pd_json_real(h, "accuracy_before",
+                 first->choices ? (double)first->correct / (double)first->choices : (double)NAN);
+    pd_json_real(h, "accuracy_now",
+                 now->choices ? (double)now->correct / (double)now->choices : (double)NAN);
+    pd_json_count(h, "at_records", t->held_at);
+}
+
+/* How often a byte of others came in: 1 where nothing came twice. */
+static double copies(const pd_node *n, const pd_core_status *c) {
+    uint64_t fresh = pd_records_foreign(n->site->ledger, n->site->identity.pub) - n->foreign_before;
+    return fresh ? 1 + (double)c->duplicate_bytes / (double)fresh : (double)NAN;
 }
 
 static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply) {
@@ -154,48 +112,111 @@ static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply)
     double wire = (double)(c->bytes_in + c->bytes_out) +
                   FRAME_OVERHEAD * (double)(c->frames_in + c->frames_out);
     pd_addr listen = pd_net_listening(n->net);
-    add_count(reply, "records", c->records);
-    add_count(reply, "missing", c->missing);
-    add_count(reply, "members", c->members);
-    add_count(reply, "links", c->links);
-    add_count(reply, "bytes_in", c->bytes_in);
-    add_count(reply, "bytes_out", c->bytes_out);
-    add_real(reply, "bytes_in_per_s", n->rate.in_per_s);
-    add_real(reply, "bytes_out_per_s", n->rate.out_per_s);
-    add_real(reply, "wire_bytes_per_record", news ? wire / (double)news : (double)NAN);
-    add_addr(reply, "listen", &listen);
-    add_count(reply, "bad_frames", c->bad_frames);
-    add_count(reply, "bad_seals", c->bad_seals);
-    add_count(reply, "duplicates", c->duplicates);
+    pd_json_count(reply, "records", c->records);
+    pd_json_count(reply, "missing", c->missing);
+    pd_json_count(reply, "members", c->members);
+    pd_json_count(reply, "links", c->links);
+    pd_json_count(reply, "bytes_in", c->bytes_in);
+    pd_json_count(reply, "bytes_out", c->bytes_out);
+    pd_json_real(reply, "bytes_in_per_s", n->watch.rate.in_per_s);
+    pd_json_real(reply, "bytes_out_per_s", n->watch.rate.out_per_s);
+    pd_json_real(reply, "wire_bytes_per_record", news ? wire / (double)news : (double)NAN);
+    pd_json_addr(reply, "listen", &listen);
+    pd_json_count(reply, "bad_frames", c->bad_frames);
+    pd_json_count(reply, "bad_seals", c->bad_seals);
+    pd_json_count(reply, "duplicates", c->duplicates);
+    pd_json_count(reply, "duplicate_bytes", c->duplicate_bytes);
+    pd_json_real(reply, "copies", copies(n, c));
     if (c->fetch_total) {
-        add_count(reply, "fetched_bytes", c->fetched);
-        add_count(reply, "fetch_total_bytes", c->fetch_total);
+        pd_json_count(reply, "fetched_bytes", c->fetched);
+        pd_json_count(reply, "fetch_total_bytes", c->fetch_total);
     } else {
         cJSON_AddNullToObject(reply, "fetched_bytes");
         cJSON_AddNullToObject(reply, "fetch_total_bytes");
     }
 }
 
-static cJSON *peer(const pd_peer_status *p, const pd_rate *rate) {
-    static const char *const members[] = {"here", "away", "gone", "left"};
-    static const char *const links[] = {"none", "dialing", "up", "suspect"};
+/* ---- peers ---- */
+
+const char *pd_answer_member(pd_member_state m) {
+    static const char *const names[] = {"here", "away", "gone", "left"};
+    return names[m];
+}
+
+const char *pd_answer_link(pd_link_state l) {
+    static const char *const names[] = {"none", "dialing", "up", "suspect"};
+    return names[l];
+}
+
+typedef struct peer {
+    pd_peer_status s;
+    pd_rate rate;
+    const char *why;
+} peer;
+
+static bool is_linked(const pd_peer_status *p) {
+    return p->link == PD_LINK_UP || p->link == PD_LINK_SUSPECT;
+}
+
+/* Linked ones first, then by how long ago they were here, by name, by key. */
+static int by_nearness(const void *a, const void *b) {
+    const pd_peer_status *x = &((const peer *)a)->s, *y = &((const peer *)b)->s;
+    int order = is_linked(y) - is_linked(x);
+    if (!order)
+        order = (int)x->member - (int)y->member;
+    if (!order)
+        order = strcmp(x->name, y->name);
+    return order ? order : memcmp(x->key, y->key, sizeof x->key);
+}
+
+static cJSON *peer_of(const peer *p) {
     cJSON *j = cJSON_CreateObject();
-    add_hex(j, "key", p->key, 32);
-    cJSON_AddStringToObject(j, "name", p->name);
-    add_addr(j, "addr", &p->addr);
-    cJSON_AddStringToObject(j, "member", members[p->member]);
-    cJSON_AddStringToObject(j, "link", links[p->link]);
-    cJSON_AddBoolToObject(j, "outbound", p->outbound);
-    add_count(j, "records", p->records);
-    add_count(j, "missing", p->missing);
-    add_count(j, "behind", p->behind);
-    add_count(j, "bytes_in", p->bytes_in);
-    add_count(j, "bytes_out", p->bytes_out);
-    add_real(j, "bytes_in_per_s", rate->in_per_s);
-    add_real(j, "bytes_out_per_s", rate->out_per_s);
-    add_count(j, "rtt_ms", p->rtt_ms);
-    add_count(j, "quiet_ms", p->quiet_ms);
+    pd_json_hex(j, "key", p->s.key, 32);
+    cJSON_AddStringToObject(j, "name", p->s.name);
+    pd_json_addr(j, "addr", &p->s.addr);
+    cJSON_AddStringToObject(j, "member", pd_answer_member(p->s.member));
+    cJSON_AddStringToObject(j, "link", pd_answer_link(p->s.link));
+    cJSON_AddBoolToObject(j, "outbound", p->s.outbound);
+    cJSON_AddStringToObject(j, "link_why", is_linked(&p->s) ? "" : p->why);
+    pd_json_count(j, "records", p->s.records);
+    pd_json_count(j, "missing", p->s.missing);
+    pd_json_count(j, "behind", p->s.behind);
+    pd_json_count(j, "bytes_in", p->s.bytes_in);
+    pd_json_count(j, "bytes_out", p->s.bytes_out);
+    pd_json_real(j, "bytes_in_per_s", p->rate.in_per_s);
+    pd_json_real(j, "bytes_out_per_s", p->rate.out_per_s);
+    pd_json_count(j, "rtt_ms", p->s.rtt_ms);
+    pd_json_count(j, "quiet_ms", p->s.quiet_ms);
     return j;
+}
+
+/* The i-th peer as the core and the watch know it; false past the last. */
+static bool get_peer(const pd_node *n, uint64_t now, uint32_t i, peer *out) {
+    const pd_watch *w = &n->watch;
+    *out = (peer){.why = ""};
+    if (!pd_core_peer_get(n->core, now, i, &out->s))
+        return false;
+    if (i < w->n) {
+        out->rate = w->peer[i].rate;
+        out->why = w->peer[i].why;
+    }
+    return true;
+}
+
+static pd_err add_peers(const pd_node *n, uint64_t now, uint32_t members, cJSON *reply) {
+    peer *p = calloc(members ? members : 1, sizeof *p);
+    uint32_t count = 0, counted = 1; /* this node */
+    if (!p)
+        return pd_fail(PD_ENOMEM, "no memory for %u members", members);
+    while (count < members && get_peer(n, now, count, &p[count]))
+        counted += p[count++].s.member < PD_MEMBER_GONE;
+    qsort(p, count, sizeof *p, by_nearness);
+    pd_json_count(reply, "counted", counted);
+    cJSON *peers = cJSON_AddArrayToObject(reply, "peers");
+    for (uint32_t i = 0; i < count && i < PEERS_MOST; i++)
+        cJSON_AddItemToArray(peers, peer_of(&p[i]));
+    free(p);
+    return PD_OK;
 }
 
 pd_err pd_answer_status(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
@@ -205,19 +226,15 @@ pd_err pd_answer_status(void *ctx, uint64_t call, const cJSON *request, cJSON *r
     uint64_t now = pd_clock_ms();
     pd_core_status c;
     pd_trainer_status t;
-    pd_peer_status p;
     pd_core_status_get(n->core, now, &c);
     pd_trainer_status_get(n->trainer, &t);
     add_run(n->site, reply);
-    add_count(reply, "pid", (uint64_t)getpid());
-    add_count(reply, "uptime_s", (now - n->started_ms) / 1000);
+    pd_json_count(reply, "pid", (uint64_t)getpid());
+    pd_json_count(reply, "uptime_s", (now - n->started_ms) / 1000);
     add_state(n, &c, &t, reply);
     add_heldout(n->site, &t, reply);
     add_traffic(n, &c, reply);
-    add_hex(reply, "digest", t.digest, PD_DIGEST_BYTES);
-    add_count(reply, "digest_records", t.records);
-    cJSON *peers = cJSON_AddArrayToObject(reply, "peers");
-    for (uint32_t i = 0; i < PD_MEMBERS_MAX && pd_core_peer_get(n->core, now, i, &p); i++)
-        cJSON_AddItemToArray(peers, peer(&p, &n->peer_rate[i]));
-    return PD_OK;
+    pd_json_hex(reply, "digest", t.digest, PD_DIGEST_BYTES);
+    pd_json_count(reply, "digest_records", t.records);
+    return add_peers(n, now, c.members, reply);
 }

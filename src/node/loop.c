@@ -83,6 +83,7 @@ static void on_net(pd_node *n, const pd_net_event *x) {
                   .invite = x->invite,
                   .guest = x->invite != 0};
     memcpy(e.key, x->peer, 32);
+    pd_watch_net(n, x);
     switch (x->kind) {
     case PD_NET_UP:
         e.kind = PD_EV_SESSION_UP;
@@ -184,7 +185,8 @@ static void show_progress(pd_node *n) {
                 "%s · step %llu · loss %.3f%s · peers %u/%u · records %llu · in %.0f out %.0f B/s",
                 s.voice == PD_VOICE_LISTENING ? "listening" : pd_trainer_state_names[t.state],
                 (unsigned long long)s.step, t.loss, held, s.links, s.members,
-                (unsigned long long)s.records, n->rate.in_per_s, n->rate.out_per_s);
+                (unsigned long long)s.records, n->watch.rate.in_per_s,
+                n->watch.rate.out_per_s);
 }
 
 /* ---- the loop ---- */
@@ -290,7 +292,8 @@ static pd_err open_core(pd_node *n) {
     n->arena = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!n->arena)
         return pd_fail(PD_ENOMEM, "no memory for the gossip core (%zu bytes)", bytes);
-    return pd_core_open(&conf, &crypto, &log, pd_clock_ms(), n->arena, bytes, &n->core);
+    n->core_ms = pd_clock_ms();
+    return pd_core_open(&conf, &crypto, &log, n->core_ms, n->arena, bytes, &n->core);
 }
 
 static pd_err open_net(pd_node *n) {
@@ -355,6 +358,7 @@ static void node_close(pd_node *n) {
     pd_storer_stop(n->storer);
     pd_node_control_close(n);
     pd_net_free(n->net);
+    pd_watch_finish(&n->watch);
     free(n->arena);
     pd_ports_finish(&n->ports);
     inbox_close(&n->inbox);

@@ -19,6 +19,7 @@
 #include "site.h"
 #include "storer.h"
 #include "trainer.h"
+#include "watch.h"
 
 #include <pthread.h>
 
@@ -58,11 +59,6 @@ typedef struct pd_run_opts {
     bool quiet;                     /* no progress line */
 } pd_run_opts;
 
-typedef struct pd_rate {
-    uint64_t at_ms, bytes_in, bytes_out;
-    double in_per_s, out_per_s;
-} pd_rate;
-
 typedef struct pd_node {
     pd_site *site;
     pd_run_opts opts;
@@ -78,12 +74,12 @@ typedef struct pd_node {
     uint32_t n_deferred;
     pd_action actions[PD_ACTIONS_MAX];
     uint64_t last_news_ms; /* the ledger grew */
-    uint64_t started_ms;
-    uint64_t records_before; /* of answer.c: held when it started */
-    pd_rate rate, peer_rate[PD_MEMBERS_MAX];
+    uint64_t started_ms, core_ms; /* core: since then it has heard of peers */
+    uint64_t records_before, foreign_before; /* of answer.c: held when it started */
+    pd_watch watch;
     bool stopping, stopped, leaving;
     int exit_status;
-    void *question; /* of answer.c: being answered by the trainer */
+    void *question; /* of question.c: being answered by another thread */
 } pd_node;
 
 /* Keep SIGTERM and SIGINT for the loop.  Before the model is opened: its pool's threads inherit the mask, and a signal that
@@ -107,6 +103,6 @@ void pd_node_act(pd_node *n, const pd_action *a);
 pd_err pd_node_control_open(pd_node *n);
 void pd_node_control_close(pd_node *n); /* after the trainer has stopped */
 void pd_node_answered(pd_node *n, void *answer);
-void pd_node_measure(pd_node *n); /* bytes a second, once a second */
+void pd_node_measure(pd_node *n); /* once a second: rates, state changes, expired invites */
 
 #endif

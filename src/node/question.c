@@ -1,38 +1,24 @@
-/* question.c - the control socket's `verify` and `export`: the trainer's thread answers between two
- * probes, because it owns the replica, and the answer comes back through the inbox. */
+/* question.c - requests that another thread answers, and two of them: `verify` and `export`, which
+ * the trainer's thread answers between two probes, because it owns the replica; see question.h. */
+#include "question.h"
 #include "answer.h"
 #include "export.h"
+#include "json.h"
 #include "peerd/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { FOLLOW_STEP = 1 << 16, PASSES_MAX = 1000, ERROR_TEXT = 512 };
-
-typedef struct question {
-    pd_node *n; /* on the trainer's thread: inbox, ledger and what of the site does not change */
-    uint64_t call, asked_ms;
-    bool gguf;
-    char out[PD_CONFIG_PATH];
-    pd_err err;
-    char text[ERROR_TEXT]; /* pd_fail_text is of one thread */
-    cJSON *reply;
-} question;
+enum { FOLLOW_STEP = 1 << 16, PASSES_MAX = 1000 };
 
 /* ---- on the trainer's thread ---- */
 
-static void answer(question *q, pd_err e) {
+void pd_question_done(pd_question *q, pd_err e) {
     pd_mail m = {.kind = PD_MAIL_ANSWER, .answer = q};
     q->err = e;
     snprintf(q->text, sizeof q->text, "%s", e ? pd_fail_text() : "");
     pd_inbox_put(&q->n->inbox, &m);
-}
-
-static void add_digest(cJSON *j, const char *name, const uint8_t digest[PD_DIGEST_BYTES]) {
-    char text[2 * PD_DIGEST_BYTES + 1];
-    pd_hex(digest, PD_DIGEST_BYTES, text);
-    cJSON_AddStringToObject(j, name, text);
 }
 
 static pd_err catch_up(pd_replica *r, pd_ledger *l) {
@@ -63,7 +49,7 @@ static pd_err meet(pd_replica *running, pd_replica *fresh, pd_ledger *l) {
     return pd_fail(PD_EBUSY, "records come in faster than they are replayed; try again");
 }
 
-static pd_err compare(question *q, const pd_replica *running, const pd_replica *fresh) {
+static pd_err compare(pd_question *q, const pd_replica *running, const pd_replica *fresh) {
     uint8_t digest[PD_DIGEST_BYTES], replayed[PD_DIGEST_BYTES];
     int32_t *a = malloc(running->d * sizeof *a);
     if (!a)
@@ -73,15 +59,15 @@ static pd_err compare(question *q, const pd_replica *running, const pd_replica *
     free(a);
     cJSON_AddBoolToObject(q->reply, "equal", memcmp(digest, replayed, sizeof digest) == 0);
     cJSON_AddNumberToObject(q->reply, "records", (double)fresh->records);
-    add_digest(q->reply, "digest", digest);
-    add_digest(q->reply, "digest_replayed", replayed);
+    pd_json_hex(q->reply, "digest", digest, PD_DIGEST_BYTES);
+    pd_json_hex(q->reply, "digest_replayed", replayed, PD_DIGEST_BYTES);
     cJSON_AddNumberToObject(q->reply, "took_ms", (double)(pd_clock_ms() - q->asked_ms));
     return PD_OK;
 }
 
 static void verify(void *ctx, pd_replica *running, const pd_space *space) {
     (void)space;
-    question *q = ctx;
+    pd_question *q = ctx;
     pd_replica fresh;
     pd_err e = pd_replica_open(&q->n->site->manifest, &fresh);
     if (!e) {
@@ -90,7 +76,7 @@ static void verify(void *ctx, pd_replica *running, const pd_space *space) {
             e = compare(q, running, &fresh);
         pd_replica_close(&fresh);
     }
-    answer(q, e);
+    pd_question_done(q, e);
 }
 
 /* Name a file in the reply; its size. */
@@ -100,7 +86,7 @@ static double add_file(cJSON *files, const char *path) {
     return stat(path, &st) == 0 ? (double)st.st_size : 0;
 }
 
-static pd_err list_files(const question *q) {
+static pd_err list_files(const pd_question *q) {
     static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors"};
     char path[PD_CONFIG_PATH + 32];
     cJSON *files = cJSON_AddArrayToObject(q->reply, "files");
@@ -117,7 +103,7 @@ static pd_err list_files(const question *q) {
     return e;
 }
 
-static pd_err write_adapter(const question *q, const pd_view *v) {
+static pd_err write_adapter(const pd_question *q, const pd_view *v) {
     const pd_site *s = q->n->site;
     const pd_model_info *info = pd_model_info_of(s->model);
     return q->gguf ? pd_export_gguf(q->out, s->manifest.model_name, info, &s->manifest, v)
@@ -125,7 +111,7 @@ static pd_err write_adapter(const question *q, const pd_view *v) {
 }
 
 static void export(void *ctx, pd_replica *r, const pd_space *space) {
-    question *q = ctx;
+    pd_question *q = ctx;
     uint8_t digest[PD_DIGEST_BYTES];
     pd_view *v = NULL;
     int32_t *a = malloc(r->d * sizeof *a);
@@ -138,37 +124,43 @@ static void export(void *ctx, pd_replica *r, const pd_space *space) {
     }
     if (!e) {
         cJSON_AddNumberToObject(q->reply, "records", (double)r->records);
-        add_digest(q->reply, "digest", digest);
+        pd_json_hex(q->reply, "digest", digest, PD_DIGEST_BYTES);
         e = list_files(q);
     }
     pd_view_close(v);
     free(a);
-    answer(q, e);
+    pd_question_done(q, e);
 }
 
 /* ---- on the loop ---- */
 
-static void question_free(question *q) {
+static void question_free(pd_question *q) {
     if (q)
         cJSON_Delete(q->reply);
     free(q);
 }
 
-/* Hand q to the trainer's thread.  takes q. */
-static pd_err ask(pd_node *n, uint64_t call, question *q, pd_trainer_question *fn) {
-    pd_err e = PD_OK;
+pd_question *pd_question_new(void) {
+    pd_question *q = calloc(1, sizeof *q);
+    if (!q)
+        (void)pd_fail(PD_ENOMEM, "no memory for a question");
+    return q;
+}
+
+static pd_err prepare(pd_node *n, uint64_t call, pd_question *q) {
     q->n = n;
     q->call = call;
     q->asked_ms = pd_clock_ms();
     q->reply = cJSON_CreateObject();
-    if (n->question || n->stopping)
-        e = pd_fail(PD_EBUSY, n->stopping ? "the node is stopping"
-                                          : "the node is verifying or exporting; try again when "
-                                            "that is done");
-    else if (!q->reply)
-        e = pd_fail(PD_ENOMEM, "no memory for an answer");
-    else if (pd_trainer_ask(n->trainer, fn, q) != PD_OK)
-        e = pd_fail(PD_EBUSY, "%s", "the node has just answered another question; try again");
+    if (n->stopping)
+        return pd_fail(PD_EBUSY, "the node is stopping");
+    if (n->question)
+        return pd_fail(PD_EBUSY, "the node is verifying, exporting, copying or checking itself; "
+                                 "try again when that is done");
+    return q->reply ? PD_OK : pd_fail(PD_ENOMEM, "no memory for an answer");
+}
+
+static pd_err asked(pd_node *n, pd_question *q, pd_err e) {
     if (e) {
         question_free(q);
         return e;
@@ -177,39 +169,55 @@ static pd_err ask(pd_node *n, uint64_t call, question *q, pd_trainer_question *f
     return PD_EAGAIN; /* pd_node_answered will follow */
 }
 
-static question *question_new(void) {
-    question *q = calloc(1, sizeof *q);
-    if (!q)
-        (void)pd_fail(PD_ENOMEM, "no memory for a question");
-    return q;
+pd_err pd_question_trainer(pd_node *n, uint64_t call, pd_question *q, pd_trainer_question *fn) {
+    pd_err e = prepare(n, call, q);
+    if (!e && pd_trainer_ask(n->trainer, fn, q) != PD_OK)
+        e = pd_fail(PD_EBUSY, "the node has just answered another question; try again");
+    return asked(n, q, e);
+}
+
+pd_err pd_question_store(pd_node *n, uint64_t call, pd_question *q, pd_storer_question *fn) {
+    pd_err e = prepare(n, call, q);
+    if (!e)
+        e = pd_storer_ask(n->storer, fn, q);
+    return asked(n, q, e);
+}
+
+pd_err pd_question_path(const cJSON *request, const char *name, char out[PD_CONFIG_PATH]) {
+    const char *path = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, name));
+    if (!path || path[0] != '/' || strlen(path) >= PD_CONFIG_PATH)
+        return pd_fail(PD_EUSAGE, "needs \"%s\", an absolute path of fewer than %d bytes", name,
+                       PD_CONFIG_PATH);
+    strcpy(out, path);
+    return PD_OK;
 }
 
 pd_err pd_answer_verify(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)request;
     (void)reply;
-    question *q = question_new();
-    return q ? ask(ctx, call, q, verify) : PD_ENOMEM;
+    pd_question *q = pd_question_new();
+    return q ? pd_question_trainer(ctx, call, q, verify) : PD_ENOMEM;
 }
 
 pd_err pd_answer_export(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)reply;
-    const char *out = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "out"));
     const char *format = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "format"));
+    char out[PD_CONFIG_PATH];
     if (!format || (strcmp(format, "peft") != 0 && strcmp(format, "gguf") != 0))
         return pd_fail(PD_EUSAGE, "export needs \"format\": \"peft\" or \"gguf\"");
-    if (!out || out[0] != '/' || strlen(out) >= PD_CONFIG_PATH)
-        return pd_fail(PD_EUSAGE, "export needs \"out\", an absolute path of fewer than %d bytes",
-                       PD_CONFIG_PATH);
-    question *q = question_new();
+    pd_err e = pd_question_path(request, "out", out);
+    if (e)
+        return pd_fail_in(e, "export");
+    pd_question *q = pd_question_new();
     if (!q)
         return PD_ENOMEM;
     q->gguf = strcmp(format, "gguf") == 0;
     strcpy(q->out, out);
-    return ask(ctx, call, q, export);
+    return pd_question_trainer(ctx, call, q, export);
 }
 
 void pd_node_answered(pd_node *n, void *arg) {
-    question *q = arg;
+    pd_question *q = arg;
     if (q->err)
         (void)pd_fail(q->err, "%s", q->text);
     pd_control_answer(n->control, q->call, q->err, q->err ? NULL : q->reply);
@@ -219,7 +227,7 @@ void pd_node_answered(pd_node *n, void *arg) {
     question_free(q);
 }
 
-void pd_answer_drop(pd_node *n) {
+void pd_question_drop(pd_node *n) {
     question_free(n->question);
     n->question = NULL;
 }

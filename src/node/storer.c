@@ -5,6 +5,7 @@
 #include "peerd/file.h"
 #include "peerd/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,7 +18,8 @@ typedef enum job_kind {
     JOB_CHECKPOINT,
     JOB_INVITE_ADD,
     JOB_INVITE_USED,
-    JOB_ADDR
+    JOB_ADDR,
+    JOB_ASK
 } job_kind;
 
 typedef struct job {
@@ -28,6 +30,8 @@ typedef struct job {
     uint64_t at; /* from, incarnation or invite */
     pd_invite invite;
     pd_store_addr addr;
+    pd_storer_question *ask;
+    void *ask_ctx;
     size_t n; /* OWN: bytes; CHECKPOINT: coordinates */
     uint32_t n_authors;
     pd_author *authors; /* CHECKPOINT: inside `bytes` too */
@@ -40,12 +44,14 @@ struct pd_storer {
     pd_ledger *ledger;
     pd_inbox *inbox;
     pthread_t thread;
-    pthread_mutex_t lock; /* down to `stop` */
+    pthread_mutex_t lock; /* down to `trouble` */
     pthread_cond_t wake;
     job *first, **last;
     size_t waiting_bytes;
     bool stop;
-    bool failing; /* thread's own: the last follow failed, say it once */
+    struct trouble {
+        char text[PD_STORER_TEXT]; /* "": the last attempt succeeded */
+    } own, others;
 };
 
 static job *job_new(job_kind kind, size_t bytes) {
@@ -79,6 +85,20 @@ static void answer(pd_storer *s, const job *j, pd_err e) {
     pd_inbox_put(s->inbox, &m);
 }
 
+/* One line when the store begins to fail and one when it is well again, for each kind of records:
+ * they fail and are tried again at different times.
+ */
+static void note_trouble(pd_storer *s, struct trouble *t, const char *what, pd_err e) {
+    bool was = t->text[0];
+    pthread_mutex_lock(&s->lock);
+    snprintf(t->text, sizeof t->text, "%s", e ? pd_fail_text() : "");
+    pthread_mutex_unlock(&s->lock);
+    if (e && !was)
+        pd_warn("%s wait to be stored: %s", what, t->text);
+    if (!e && was)
+        pd_info("%s are stored again", what);
+}
+
 static void store_own(pd_storer *s, const job *j) {
     uint32_t index;
     pd_err e = pd_store_append(s->store, &j->author, j->stream, j->at, j->bytes, j->n, j->seal);
@@ -93,8 +113,7 @@ static void store_own(pd_storer *s, const job *j) {
         e = pd_ledger_author(s->ledger, &j->author, &index);
     if (!e)
         e = pd_ledger_append(s->ledger, index, j->stream, j->at, j->bytes, j->n, j->seal);
-    if (e)
-        pd_warn("own records are not stored yet: %s", pd_fail_text());
+    note_trouble(s, &s->own, "own records", e);
     answer(s, j, e);
 }
 
@@ -114,6 +133,7 @@ static pd_err do_other(pd_storer *s, const job *j) {
     case JOB_ADDR:
         return pd_store_addr_put(s->store, &j->addr);
     case JOB_OWN:
+    case JOB_ASK:
         break;
     }
     return PD_OK;
@@ -137,6 +157,10 @@ static void do_job(pd_storer *s, const job *j) {
         store_own(s, j);
         return;
     }
+    if (j->kind == JOB_ASK) {
+        j->ask(j->ask_ctx, s->store);
+        return;
+    }
     if (j->kind == JOB_CHECKPOINT)
         e = follow(s);
     if (!e)
@@ -151,11 +175,7 @@ static void now_and_then(pd_storer *s) {
     pd_err e = follow(s);
     if (!e)
         e = pd_store_maintain(s->store, pd_clock_ms());
-    if (e && !s->failing)
-        pd_warn("records of others wait to be stored: %s", pd_fail_text());
-    if (!e && s->failing)
-        pd_info("records are stored again");
-    s->failing = e != PD_OK;
+    note_trouble(s, &s->others, "records of others", e);
 }
 
 static job *next_job(pd_storer *s, bool *stop) {
@@ -289,6 +309,22 @@ void pd_storer_invite_used(pd_storer *s, uint64_t id) {
     if (j)
         j->at = id;
     put(s, j);
+}
+
+pd_err pd_storer_ask(pd_storer *s, pd_storer_question *fn, void *ctx) {
+    job *j = job_new(JOB_ASK, 0);
+    if (!j)
+        return pd_fail(PD_ENOMEM, "no memory to ask the store");
+    j->ask = fn;
+    j->ask_ctx = ctx;
+    put(s, j);
+    return PD_OK;
+}
+
+void pd_storer_trouble(pd_storer *s, char out[PD_STORER_TEXT]) {
+    pthread_mutex_lock(&s->lock);
+    snprintf(out, PD_STORER_TEXT, "%s", s->own.text[0] ? s->own.text : s->others.text);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void pd_storer_addr(pd_storer *s, const pd_store_addr *a) {

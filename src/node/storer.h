@@ -35,4 +35,14 @@ void pd_storer_invite_add(pd_storer *s, const pd_invite *v);
 void pd_storer_invite_used(pd_storer *s, uint64_t id);
 void pd_storer_addr(pd_storer *s, const pd_store_addr *a);
 
+/* Run fn on the store's thread, after the jobs before it; own bytes that are stored meanwhile wait.
+ * Errors: PD_ENOMEM.
+ */
+typedef void pd_storer_question(void *ctx, pd_store *store);
+PD_CHECKED pd_err pd_storer_ask(pd_storer *s, pd_storer_question *fn, void *ctx);
+
+/* Why the store takes nothing, one line; "" while it is well. */
+enum { PD_STORER_TEXT = 256 };
+void pd_storer_trouble(pd_storer *s, char out[PD_STORER_TEXT]);
+
 #endif

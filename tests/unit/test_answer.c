@@ -183,8 +183,8 @@ static cJSON *wait_for(const char *state, double records) {
 /* ---- tests ---- */
 
 static void check_status(void) {
-    static const char *const texts[] = {"run",  "key",   "name", "dir",    "version",
-                                        "rule", "state", "why",  "listen", "digest"};
+    static const char *const texts[] = {"run",   "key", "name",   "dir",    "version",    "rule",
+                                        "state", "why", "listen", "digest", "store_error"};
     static const char *const numbers[] = {"pid",
                                           "uptime_s",
                                           "step",
@@ -205,7 +205,11 @@ static void check_status(void) {
                                           "digest_records",
                                           "bad_frames",
                                           "bad_seals",
-                                          "duplicates"};
+                                          "duplicates",
+                                          "duplicate_bytes",
+                                          "listen_heard",
+                                          "listen_wanted",
+                                          "counted"};
     cJSON *r = wait_for("speaking", 5);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         word(r, texts[i]);
@@ -217,6 +221,7 @@ static void check_status(void) {
     ck_assert(number(at(r, "space"), "rank") == 1 && number(at(r, "space"), "coords") > 1);
     ck_assert(cJSON_IsNull(at(r, "fetched_bytes")) && cJSON_IsNull(at(r, "fetch_total_bytes")));
     ck_assert(cJSON_IsArray(at(r, "peers")) && cJSON_GetArraySize(at(r, "peers")) == 0);
+    ck_assert(cJSON_IsNull(at(r, "copies")) && number(r, "counted") == 1);
     const cJSON *h = at(r, "heldout");
     ck_assert(number(h, "examples") == 3 && number(h, "loss_before") > 0);
     ck_assert(number(h, "loss_now") > 0 && number(h, "accuracy_before") <= 1);
@@ -308,17 +313,73 @@ static void check_questions(void) {
     }
 }
 
+/* What the doctor judges: all of it is there on a node that is well. */
+static void check_health(void) {
+    static const char *const numbers[] = {"files",
+                                          "files_max",
+                                          "handshakes_refused",
+                                          "wall_s",
+                                          "made_s",
+                                          "cores",
+                                          "memory_free_bytes",
+                                          "memory_total_bytes",
+                                          "memory_bytes",
+                                          "swapped_bytes",
+                                          "threads",
+                                          "expiring_invites",
+                                          "made",
+                                          "not_finite",
+                                          "heldout_best",
+                                          "sealed_ago_ms"};
+    cJSON *r = ask("{\"cmd\": \"health\"}");
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        number(r, numbers[i]);
+    ck_assert(cJSON_IsNull(at(r, "called_ago_ms")) && cJSON_IsNull(at(r, "called_from")));
+    ck_assert(cJSON_IsTrue(at(r, "door_open")) && cJSON_IsFalse(at(r, "solo")));
+    ck_assert_str_eq(word(r, "trainer"), "training");
+    ck_assert(number(r, "threads") == 1 && number(r, "files") > 3);
+    cJSON_Delete(r);
+    r = ask("{\"cmd\": \"check\"}");
+    ck_assert(!*word(r, "ledger_error") && !*word(r, "disk_error") && !*word(r, "model_error"));
+    ck_assert(number(r, "ledger_bytes") > 0 && number(r, "disk_free_bytes") > 0);
+    ck_assert(number(r, "flush_us") >= 0 && number(r, "took_ms") >= 0);
+    cJSON_Delete(r);
+    r = ask("{\"cmd\": \"check\", \"quick\": true}");
+    ck_assert(cJSON_IsNull(at(r, "model_error")));
+    cJSON_Delete(r);
+}
+
+static void check_ledger(void) {
+    cJSON *r = ask("{\"cmd\": \"members\"}");
+    const cJSON *m = cJSON_GetArrayItem(at(r, "members"), 0);
+    ck_assert(cJSON_IsTrue(at(m, "self")) && cJSON_IsNull(at(m, "inviter")));
+    ck_assert(cJSON_IsNull(at(r, "next")) && number(m, "records") >= 5);
+    cJSON_Delete(r);
+    r = ask("{\"cmd\": \"log\", \"from\": 2, \"limit\": 1}");
+    m = cJSON_GetArrayItem(at(r, "records"), 0);
+    ck_assert(cJSON_GetArraySize(at(r, "records")) == 1 && number(m, "step") == 2);
+    ck_assert(number(m, "byte") < 256 && number(m, "byte") != 128 && fabs(number(m, "value")) < 21);
+    ck_assert(cJSON_IsTrue(at(r, "more")) && number(r, "after_step") == 3);
+    cJSON_Delete(r);
+    refused("{\"cmd\": \"log\", \"limit\": 1001}", PD_EUSAGE, "limit");
+    refused("{\"cmd\": \"log\", \"from\": -1}", PD_EUSAGE, "from");
+    refused("{\"cmd\": \"log\", \"author\": \"zz\"}", PD_ENOENT, "zz");
+    refused("{\"cmd\": \"members\", \"after\": 0.5}", PD_EUSAGE, "after");
+    refused("{\"cmd\": \"backup\"}", PD_EUSAGE, "absolute");
+    refused("{\"cmd\": \"backup\", \"out\": \"/no/such/x\"}", PD_EIO, "/no/");
+}
+
 static void check_log(void) {
     char request[64];
-    cJSON *r = ask("{\"cmd\": \"log\", \"after\": 0}");
+    cJSON *r = ask("{\"cmd\": \"journal\", \"after\": 0}");
     double next = number(r, "next");
     ck_assert(next >= 1 && cJSON_GetArraySize(at(r, "lines")) == (int)next);
     cJSON_Delete(r);
-    snprintf(request, sizeof request, "{\"cmd\": \"log\", \"after\": %.0f}", next - 1);
+    snprintf(request, sizeof request, "{\"cmd\": \"journal\", \"after\": %.0f}", next - 1);
     r = ask(request);
     ck_assert_int_eq(cJSON_GetArraySize(at(r, "lines")), (int)(number(r, "next") - next + 1));
     cJSON_Delete(r);
-    refused("{\"cmd\": \"log\", \"after\": -1}", PD_EUSAGE, "after");
+    refused("{\"cmd\": \"journal\", \"after\": -1}", PD_EUSAGE, "after");
 }
 
 START_TEST(a_node_answers_all_that_control_h_promises) {
@@ -328,6 +389,8 @@ START_TEST(a_node_answers_all_that_control_h_promises) {
     check_pause();
     check_invites();
     check_log();
+    check_health();
+    check_ledger();
     refused("{\"cmd\": \"dance\"}", PD_EUSAGE, "dance");
     cJSON *r = ask("{\"cmd\": \"leave\"}");
     ck_assert(cJSON_IsTrue(at(r, "leaving")));

@@ -27,20 +27,20 @@ expect() {
 expect 0 'usage: peerctl' --help
 expect 0 'usage: peerctl' help
 expect 0 'peerctl 0.' --version
-for c in status invite join leave pause resume verify log export; do
+for c in status members log journal doctor invite join leave pause resume verify backup export; do
     expect 0 'example: peerctl' $c --help
     expect 0 'example: peerctl' help $c
 done
 expect 2 "unknown command 'dance'" dance
 expect 2 'unknown flag --shout' --shout status
 expect 2 'no folder stands after' -d
-for c in status invite leave pause resume verify log; do
+for c in status members log journal doctor invite leave pause resume verify; do
     expect 2 'unknown flag --shout' -d node $c --shout
     expect 2 'one argument too many' -d node $c extra
     expect 2 'name one with -d DIR' $c
     expect 1 'absent is not a node' -d absent $c
 done
-for c in status invite leave pause resume log; do
+for c in status members log journal invite leave pause resume; do
     expect 1 'start it with: peerd run node' -d node $c
     expect 1 'start it with: peerd run node' $c -d node
 done
@@ -50,6 +50,13 @@ expect 2 'no ticket is given' -d node join
 expect 1 'cut short' -d node join peerd1aebagba
 expect 2 'an argument is missing' -d node export
 expect 2 'takes peft or gguf' -d node export --format zip out
+expect 2 'an argument is missing' -d node backup
+expect 2 'one argument too many' -d node backup one two
+expect 2 'name one with -d DIR' backup out
+expect 1 'absent is not a node' -d absent backup out
+expect 1 'start it with: peerd run node' -d node backup out
+expect 2 '--from takes a whole number' -d node log --from x
+expect 2 '--limit takes 1 to 1' -d node log --limit 0
 
 # On a stopped node verify and export, and join where there is none, become peerd.
 printf '#!/bin/sh\necho "became: $*"\n' >bin/peerd && chmod +x bin/peerd

@@ -1,0 +1,41 @@
+/* question.h - requests that another thread answers, one at a time; private to src/node.
+ *
+ * The trainer's thread owns the replica, the store's thread the database.  A handler makes a
+ * question and asks one of them; it fills `reply` and calls pd_question_done; the answer comes back
+ * through the inbox.
+ */
+#ifndef PD_QUESTION_H
+#define PD_QUESTION_H
+
+#include "node.h"
+
+enum { PD_QUESTION_TEXT = 512 };
+
+typedef struct pd_question {
+    pd_node *n; /* on other threads: inbox, ledger and what of the site does not change */
+    uint64_t call, asked_ms;
+    bool gguf;                /* export */
+    bool quick;               /* check */
+    char out[PD_CONFIG_PATH]; /* export, backup */
+    pd_err err;
+    char text[PD_QUESTION_TEXT]; /* pd_fail_text is of one thread */
+    cJSON *reply;
+} pd_question;
+
+/* NULL and pd_fail without memory. */
+pd_question *pd_question_new(void);
+/* Hand q over.  takes q.  PD_EAGAIN: the answer will follow; else it is refused. */
+PD_CHECKED pd_err pd_question_trainer(pd_node *n, uint64_t call, pd_question *q,
+                                      pd_trainer_question *fn);
+PD_CHECKED pd_err pd_question_store(pd_node *n, uint64_t call, pd_question *q,
+                                    pd_storer_question *fn);
+/* On the thread that was asked: q is answered, with pd_fail_text() if e says so. */
+void pd_question_done(pd_question *q, pd_err e);
+/* After the other threads have stopped: forget what was never answered. */
+void pd_question_drop(pd_node *n);
+
+/* An absolute path from a request.  Errors: PD_EUSAGE. */
+PD_CHECKED pd_err pd_question_path(const cJSON *request, const char *name,
+                                   char out[PD_CONFIG_PATH]);
+
+#endif

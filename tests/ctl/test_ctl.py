@@ -1,0 +1,317 @@
+"""test_ctl.py PEERD PEERCTL - what people see of a node: two real ones, read through peerctl and their own logs.
+
+Each test says what would mislead a person if it broke.  The nodes are alpha, which founds the run, and beta.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+PEERD, PEERCTL = sys.argv[1:3]
+MODEL = os.environ["PD_SOURCE_ROOT"] + "/examples/models/house-2m.gguf"
+PATIENCE_S = 120  # a limit for what must come, however busy the machine is
+
+
+def run(*words, ok=(0,)):
+    """A command's output; its status must be one of `ok`."""
+    got = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+    if got.returncode not in ok:
+        raise AssertionError(f"{words}: {got.returncode}\n{got.stdout}{got.stderr}")
+    return got.stdout
+
+
+def wait_for(what, fn):
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        got = fn()
+        if got:
+            return got
+        time.sleep(0.1)
+    raise AssertionError("never: " + what)
+
+
+class Node:
+    """A node's folder, and its process while it runs."""
+
+    def __init__(self, dir):
+        self.dir, self.proc, self.log = dir, None, dir + ".log"
+
+    def start(self, *flags):
+        with open(self.log, "a") as out:
+            self.proc = subprocess.Popen([PEERD, "run", self.dir, "--quiet", *flags], stdout=out, stderr=out)
+        wait_for("an answer of " + self.dir, lambda: self.answers())
+
+    def answers(self):
+        if self.proc.poll() is not None:
+            raise AssertionError(f"{self.dir} ended\n{self.said()}")
+        got = subprocess.run([PEERCTL, "-d", self.dir, "status", "--json"], capture_output=True, text=True)
+        return got.returncode == 0
+
+    def stop(self, how=signal.SIGTERM):
+        if self.proc and self.proc.poll() is None:
+            self.proc.send_signal(how)
+        if self.proc:
+            self.proc.wait(PATIENCE_S)
+        self.proc = None
+
+    def ctl(self, *words, ok=(0,)):
+        return run(PEERCTL, "-d", self.dir, *words, ok=ok)
+
+    def status(self):
+        return json.loads(self.ctl("status", "--json"))
+
+    def said(self):
+        with open(self.log) as f:
+            return f.read()
+
+    def wait_said(self, text, times=1):
+        return wait_for(f"{self.dir} says: {text}", lambda: len(re.findall(text, self.said())) >= times)
+
+    def steps(self, author):
+        """The bytes of one author as this node holds them."""
+        lines = self.ctl("log", "--author", author).splitlines()
+        return [(line.split()[2], line.split()[3]) for line in lines]
+
+    def ask(self, request):
+        """One request on the control socket, raw."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.path.relpath(self.dir + "/control.sock"))
+            s.sendall(json.dumps(request).encode() + b"\n")
+            return json.loads(s.makefile().readline())
+
+
+class Nodes(unittest.TestCase):
+    def setUp(self):
+        self.work = tempfile.mkdtemp(prefix="pd-ctl-")
+        self.addCleanup(shutil.rmtree, self.work)
+        self.data = self.work + "/data.jsonl"
+        with open(self.data, "w") as f:
+            for i in range(30):
+                f.write(json.dumps({"prompt": f"{i} plus 1 is", "choices": [" odd", " even"], "answer": i % 2}) + "\n")
+        self.model = self.work + "/model.gguf"
+        shutil.copy(MODEL, self.model)
+        self.local = ["--model", self.model, "--data", self.data, "--listen", "127.0.0.1:0", "--batch", "1"]
+        self.local += ["--threads", "1", "--compute", "f32"]
+        space = ["--space", "lora", "--rank", "1", "--targets", "q", "--eps", "0.01", "--lr", "1e-4", "--clip", "1"]
+        self.alpha, self.beta = Node(self.work + "/alpha"), Node(self.work + "/beta")
+        for node in (self.alpha, self.beta):
+            self.addCleanup(node.stop, signal.SIGKILL)
+        run(PEERD, "init", self.alpha.dir, *self.local, *space)
+
+    def start_alpha(self, *flags):
+        self.alpha.start("--seal-ms", "300", *flags)
+
+    def start_both(self):
+        self.start_alpha()
+        wait_for("alpha speaks", lambda: self.alpha.status()["state"] == "speaking")
+        ticket = self.alpha.ctl("invite").split()[0]
+        run(PEERD, "join", self.beta.dir, ticket, *self.local)
+        self.beta.start("--seal-ms", "300")
+        wait_for("a link, and records of both", lambda: self.both_spoke())
+
+    def both_spoke(self):
+        a, b = self.alpha.status(), self.beta.status()
+        return a["links"] == b["links"] == 1 and min(p["records"] for p in a["peers"] + b["peers"]) >= 10
+
+    def settle(self):
+        """Pause both; equal sets of records, all of them replayed."""
+        for node in (self.alpha, self.beta):
+            node.ctl("pause")
+
+        def equal():
+            a, b = self.alpha.status(), self.beta.status()
+            done = all(s["unsealed"] == 0 and s["digest_records"] == s["records"] for s in (a, b))
+            return a if done and a["records"] == b["records"] else None
+
+        a = wait_for("equal ledgers", equal)
+        self.assertEqual(a["digest"], self.beta.status()["digest"])
+        return a
+
+    # ---- one pair, asked everything: starting nodes is what takes time ----
+
+    def test_asking(self):
+        self.start_both()
+        self.alpha_key, self.beta_key = self.alpha.status()["key"], self.beta.status()["key"]
+        self.check_status()
+        self.check_members()
+        self.check_backup()
+        self.check_doctor()
+        self.check_log()
+        self.check_journal()
+
+    def check_status(self):
+        """A terminal has 80 columns; a peer's line has a column for each head."""
+        lines = self.alpha.ctl("status").splitlines()
+        self.assertEqual([line for line in lines if len(line) > 80], [])
+        head = next(i for i, line in enumerate(lines) if line.startswith("peer "))
+        self.assertRegex(lines[head + 1], r"^%s beta +up +(in|out) +\d+ +\d+ +\d+ +\d+ +(\d+|-) +\d+$" % self.beta_key[:8])
+        text = "\n".join(lines)
+        for row in ("state     speaking at step", "sealing   every 300 ms", "members   N = 2; linked to 1 of 1", "behind "):
+            self.assertIn(row, text)
+        self.assertRegex(text, r"wire      \d+\.\d bytes a record; 1\.\d\d copies")
+        s = self.alpha.status()
+        self.assertEqual((s["counted"], s["links"], s["store_error"]), (2, 1, ""))
+        self.assertEqual((s["peers"][0]["link"], s["peers"][0]["link_why"]), ("up", ""))
+        self.assertGreaterEqual(s["copies"], 1)
+
+    def check_members(self):
+        """Whom to ask when a member misbehaves: who invited it, and where it is."""
+        both = {m["key"]: m for m in json.loads(self.alpha.ctl("members", "--json"))["members"]}
+        self.assertEqual(set(both), {self.alpha_key, self.beta_key})
+        alpha, beta = both[self.alpha_key], both[self.beta_key]
+        self.assertTrue(alpha["self"] and not beta["self"])
+        self.assertEqual((alpha["inviter"], beta["inviter"]), (None, self.alpha_key))
+        self.assertEqual((beta["name"], beta["member"], beta["link"], beta["incarnation"]), ("beta", "here", "up", 0))
+        self.assertEqual(beta["addr"], self.beta.status()["listen"])
+        self.assertLess(beta["quiet_ms"], PATIENCE_S * 1000)
+        lines = self.beta.ctl("members").splitlines()
+        self.assertEqual(len(lines), 3)
+        self.assertRegex(lines[1], r"^%s beta +here +\d+ +0 this node +alpha " % self.beta_key[:8])
+        self.assertRegex(lines[2], r"^%s alpha +here +\d+ +0 .* founder " % self.alpha_key[:8])
+
+    def check_backup(self):
+        """A copy that is torn, or that others can read, is worse than none."""
+        out, before = self.work + "/copy.db", self.alpha.status()["step"]
+        self.alpha.ctl("backup", out)
+        self.assertEqual(stat.S_IMODE(os.stat(out).st_mode), 0o600)
+        with open(out, "rb") as f:
+            copied = f.read()
+        db = sqlite3.connect(f"file:{out}?mode=ro&immutable=1", uri=True)
+        self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+        self.assertGreater(db.execute("SELECT sum(n) FROM log WHERE stream = 0").fetchone()[0], 10)
+        self.assertEqual(db.execute("SELECT count(*) FROM meta WHERE k = 'instance'").fetchone(), (0,))
+        db.close()
+        got = subprocess.run([PEERCTL, "-d", self.alpha.dir, "backup", out], capture_output=True, text=True)
+        self.assertEqual((got.returncode, got.stderr.count("\n")), (1, 1))
+        self.assertIn("is there already", got.stderr)
+        with open(out, "rb") as f:
+            self.assertEqual(f.read(), copied)
+        self.assertRegex(self.alpha.ctl("backup", "/no/such/x", ok=(1,)), "^$")
+        self.assertEqual(self.alpha.ask({"cmd": "backup", "out": "x"})["code"], "usage")
+        wait_for("training goes on", lambda: self.alpha.status()["step"] > before)
+
+    def doctor(self, status=0):
+        found = json.loads(self.alpha.ctl("doctor", "--json", ok=(status,)))
+        self.assertEqual(found["level"] == "bad", status == 1)
+        return {c["name"]: c for c in found["checks"]}
+
+    def check_doctor(self):
+        """A doctor that finds nothing wrong with a changed model file lets the next start fail."""
+        self.assertEqual([n for n, c in self.doctor().items() if c["level"] == "bad"], [])
+        self.assertEqual(self.doctor()["links"]["level"], "ok")
+        self.assertEqual([line for line in self.alpha.ctl("doctor").splitlines() if len(line) > 80], [])
+        with open(self.model, "r+b") as f:
+            f.seek(-5, os.SEEK_END)
+            was = f.read(1)
+            f.seek(-5, os.SEEK_END)
+            f.write(bytes([was[0] ^ 1]))
+        self.assertIn("not the run's model", self.doctor(status=1)["model"]["text"])
+        self.assertEqual(json.loads(self.alpha.ctl("doctor", "--json", "--quick"))["checks"][9]["level"], "ok")
+        shutil.copy(MODEL, self.model)
+        with open(self.alpha.dir + "/instance") as f:
+            token = f.read()
+        with open(self.alpha.dir + "/instance", "w") as f:
+            f.write("0" * 32 + " open\n")
+        ledger = self.doctor(status=1)["ledger"]
+        self.assertIn("another process uses it", ledger["text"])
+        self.assertIn("peerctl backup --help", ledger["mend"])
+        with open(self.alpha.dir + "/instance", "w") as f:
+            f.write(token)
+        self.doctor()
+
+    def check_log(self):
+        """A record shown twice or left out between two pages."""
+        total = self.settle()["records"]
+        lines = self.alpha.ctl("log").splitlines()
+        self.assertEqual((len(lines), len(set(lines))), (total, total))
+        self.assertEqual(sorted(lines), sorted(self.beta.ctl("log").splitlines()))
+        pages, where, more = [], (0, 0), True
+        while more:
+            r = self.alpha.ask({"cmd": "log", "limit": 7, "after_author": where[0], "after_step": where[1]})
+            self.assertLessEqual(len(r["records"]), 7)
+            pages += r["records"]
+            where, more = (r["after_author"], r["after_step"]), r["more"]
+        self.assertEqual(pages, [json.loads(line) for line in self.alpha.ctl("log", "--json").splitlines()])
+        for r in pages:
+            self.assertEqual(r["value"] < 0, r["byte"] >= 128)
+            self.assertLess(abs(r["value"]), 1 << 12)
+        few = [json.loads(x) for x in self.alpha.ctl("log", "--author", "beta", "--from", "5", "--limit", "2", "--json").splitlines()]
+        self.assertEqual([(r["author"], r["step"]) for r in few], [(self.beta_key, 5), (self.beta_key, 6)])
+        by_key = self.alpha.ctl("log", "--author", self.beta_key[:10], "--from", "5", "--limit", "2")
+        self.assertEqual(by_key, self.alpha.ctl("log", "--author", "beta", "--from", "5", "--limit", "2"))
+        control = [line for line in self.alpha.ctl("log", "--control").splitlines() if " control " in line]
+        self.assertTrue(any(re.search(r" control member +%s beta$" % self.beta_key, line) for line in control), control)
+        got = subprocess.run([PEERCTL, "-d", self.alpha.dir, "log", "--author", "nobody"], capture_output=True, text=True)
+        self.assertEqual((got.returncode, got.stderr.count("\n")), (1, 1))
+        self.assertIn("see: peerctl members", got.stderr)
+
+    def check_journal(self):
+        """Each change of state is one line with its reason; without it people guess."""
+        self.beta.stop(signal.SIGKILL)
+        self.alpha.wait_said(r"info link to beta is down: the (peer's end closed|connection is lost)")
+        wait_for("status says why", lambda: self.alpha.status()["peers"][0]["link_why"])
+        self.beta.start("--seal-ms", "300")
+        self.alpha.wait_said(r"info link to beta is up \((we|it) dialled\)", times=2)
+        self.beta.wait_said(r"info speaking, after comparing with 1 of 1 members", times=2)
+        self.beta.ctl("leave")
+        self.alpha.wait_said(r"info link to beta is down: it stops")
+        self.alpha.wait_said(r"info beta has left the run: it said goodbye for good")
+        self.alpha.ctl("resume")
+        said = self.alpha.said()
+        for line in ("speaking: nobody else is in the run yet", r"beta [0-9a-f]{8} is a member now",
+                     "paused: a person asked for it", "resumed: a person asked for it"):
+            self.assertRegex(said, "info " + line)
+        self.assertRegex(self.beta.said(), "info listening: no member reached yet: it listens before it speaks")
+        self.assertTrue(self.alpha.ctl("journal").startswith(said))
+        self.assertEqual(self.alpha.status()["counted"], 1)
+        self.assertRegex(self.alpha.ctl("status"), "1 more are gone, have left or have no link")
+
+    # ---- the others ----
+
+    def test_restored(self):
+        """A node put back from a backup that spoke at once would say two bytes for one step."""
+        self.start_both()
+        copy = self.work + "/copy.db"
+        self.alpha.ctl("backup", copy)
+        step = self.alpha.status()["step"]
+        wait_for("records after the copy", lambda: self.alpha.status()["step"] >= step + 20)
+        self.alpha.stop()
+        known = self.beta.steps("alpha")
+        self.assertGreaterEqual(len(known), step + 20)
+        os.replace(copy, self.alpha.dir + "/ledger.db")
+        self.start_alpha()
+        self.alpha.wait_said("warn the store is older than the node")
+        self.alpha.wait_said("info speaking, after comparing with 1 of 1 members")
+        order = self.alpha.said()
+        self.assertLess(order.index("the store is older"), order.index("speaking, after comparing"))
+        wait_for("it goes on", lambda: self.alpha.status()["step"] >= len(known) + 5)
+        self.settle()
+        self.assertEqual(self.alpha.steps("alpha")[: len(known)], known)
+        self.assertEqual(self.alpha.steps("alpha"), self.beta.steps("alpha"))
+        beta = json.loads(self.beta.ctl("members", "--json"))["members"]
+        self.assertEqual([m["incarnation"] for m in beta], [0, 0])
+
+    def test_stopped(self):
+        """A doctor for a node that does not run says so, and the line that starts it."""
+        found = json.loads(run(PEERCTL, "-d", self.alpha.dir, "doctor", "--json", ok=(1,)))
+        self.assertEqual((found["level"], found["checks"][0]["mend"]), ("bad", "peerd run " + self.alpha.dir))
+
+    def test_sealing_by_count(self):
+        """Seals that come early cost bytes: people should know that they do, once and not at each."""
+        self.alpha.start("--seal-ms", "900000", "--seal-records", "5", "--solo", "--records", "40")
+        wait_for("all records", lambda: self.alpha.status()["state"] == "done")
+        self.assertEqual(self.alpha.said().count("sealing at every 5 records"), 1)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=0)
