@@ -69,14 +69,14 @@ static pd_err fail(const sql *db, int rc) {
 
 /* ---- open ---- */
 
-/* In this order: EXCLUSIVE before the first access to the write-ahead log means that there is no
- * shared-memory file. The wait is for a process that is just ending; later there is nobody to wait
- * for.
+/* In this order: EXCLUSIVE before anything that reads the file (auto_vacuum does) means that there
+ * is no shared-memory file.  The wait is for a process that is just ending; later there is nobody to
+ * wait for.
  */
-static const char *const setup = "PRAGMA page_size = 4096;"
-                                 "PRAGMA auto_vacuum = NONE;"
+static const char *const setup = "PRAGMA locking_mode = EXCLUSIVE;"
                                  "PRAGMA busy_timeout = 500;"
-                                 "PRAGMA locking_mode = EXCLUSIVE;"
+                                 "PRAGMA page_size = 4096;"
+                                 "PRAGMA auto_vacuum = NONE;"
                                  "PRAGMA journal_mode = WAL;"
                                  "PRAGMA synchronous = FULL;"
                                  "PRAGMA wal_autocheckpoint = 0;"

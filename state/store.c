@@ -103,17 +103,44 @@ static pd_err make_schema(pd_store *s, const uint8_t run[32]) {
     return e;
 }
 
-static pd_err check_whole(pd_store *s) {
+/* What the write-ahead log holds may have been read from memory alone: the process before may have
+ * ended on a flush that failed, and no later flush of the log would save it (Linux forgets that the
+ * pages are not on the disk).  Written into the database it is safe, before anything is built on it.
+ * A disk too full for that must not keep a node from starting.
+ */
+static pd_err save_log(pd_store *s) {
+    pd_err e = sql_checkpoint(s->db);
+    return e == PD_EFULL ? PD_OK : e;
+}
+
+/* SQLite's own check; *whole, or what is wrong in one line. */
+static pd_err ask_whole(pd_store *s, bool *whole, char why[128]) {
     sql_rows *r;
     bool row;
     pd_err e = sql_ask(s->db, &r, "PRAGMA quick_check(1)", "");
     if (e)
         return e;
     e = sql_next(r, &row);
-    if (!e && (!row || strcmp(sql_text(r, 0), "ok") != 0))
-        e = pd_fail(PD_EFORMAT, "%s is damaged: %s (put a backup in its place, or join again)",
-                    s->path, row ? sql_text(r, 0) : "no answer");
+    if (!e) {
+        const char *said = row ? sql_text(r, 0) : "no answer", *second = strchr(said, '\n');
+        *whole = row && strcmp(said, "ok") == 0;
+        said = second ? second + 1 : said; /* the first line says which database: there is one */
+        snprintf(why, 128, "%.*s", (int)strcspn(said, "\n"), said);
+    }
     sql_done(r);
+    return e;
+}
+
+/* Asked twice: to the check, a read that fails is damage. */
+static pd_err check_whole(pd_store *s) {
+    bool whole = false;
+    char why[128];
+    pd_err e = ask_whole(s, &whole, why);
+    if (!e && !whole)
+        e = ask_whole(s, &whole, why);
+    if (!e && !whole)
+        e = pd_fail(PD_EFORMAT, "%s is damaged: %s (put a backup in its place, or join again)",
+                    s->path, why);
     return e;
 }
 
@@ -241,6 +268,8 @@ static pd_err start(pd_store *s, bool create, const uint8_t run[32], bool log_th
     if (!e)
         e = sql_open(s->path, &s->db);
     if (!e)
+        e = save_log(s);
+    if (!e)
         e = check_version(s, create, run);
     if (!e)
         e = check_run(s, run);
@@ -259,7 +288,7 @@ pd_err pd_store_open(const char *dir, bool create, const uint8_t run[32], pd_sto
     if (!s)
         return pd_fail(PD_ENOMEM, "no memory for the store");
     pd_err e = pd_path_join(s->path, sizeof s->path, dir, "ledger.db");
-    if (!e && !create && !pd_file_exists(s->path))
+    if (!e && !create && access(s->path, F_OK) != 0 && errno == ENOENT)
         e = pd_fail(PD_ENOENT, "%s holds no node (make one: peerd init, or peerd join)", dir);
     if (!e) {
         char log[4096 + 16];

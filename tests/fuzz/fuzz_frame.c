@@ -1,0 +1,84 @@
+/* fuzz_frame.c - whatever an authenticated peer sends: the core answers with bounded work, sound
+ * frames and contiguous logs, and its own invariants hold (S3, S9, S10).
+ *
+ * Input: op 1 ..., op & 3 = 0..2: a frame on a session (size 2 | bytes): 0 a member past its HELLO,
+ * 1 a member before it, 2 a guest with an invite; 3: op >> 2 (0..63): 0 a gradient, else that many
+ * quarters of a second pass.  Seals need only name their key.
+ */
+#include "box.h"
+
+#include <string.h>
+
+static void ignore(box *b, const pd_action *a) {
+    if (a->kind == PD_ACT_FATAL || a->kind == PD_ACT_STOPPED)
+        b->core = NULL; /* a peer that proves to hold another log of ours may end us */
+}
+
+static void up(box *b, uint64_t session, unsigned who, bool guest) {
+    pd_event e = {.kind = PD_EV_SESSION_UP, .session = session, .guest = guest, .invite = 7};
+    box_key(who, e.key);
+    if (b->core)
+        box_step(b, &e);
+}
+
+static void frame(box *b, uint64_t session, const uint8_t *p, size_t n) {
+    uint8_t *exact = malloc(n ? n : 1);
+    memcpy(exact, p, n);
+    box_step(b, &(pd_event){.kind = PD_EV_FRAME, .session = session, .p = exact, .n = n});
+    free(exact);
+}
+
+static void hello(box *b, uint64_t session) {
+    uint8_t out[512];
+    pd_writer w = pd_writer_of(out, sizeof out);
+    pd_core_status s;
+    pd_core_status_get(b->core, b->now, &s);
+    pd_item items[] = {
+        {.kind = PD_ITEM_HELLO, .u.hello = {.nonce = 77, .proto = PD_PROTO, .vv_hash = s.vv_hash}},
+        {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 0}},
+        {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 1}},
+    };
+    items[0].u.hello.net[0] = 0x55;
+    box_key(1, items[1].u.alias.author.key);
+    box_key(0, items[2].u.alias.author.key);
+    pd_frame_begin(&w, 0);
+    for (size_t i = 0; i < sizeof items / sizeof *items; i++)
+        FUZZ_CHECK(pd_frame_put(&w, &items[i]));
+    frame(b, session, out, (size_t)(w.p - out));
+}
+
+static void gradient(box *b) {
+    pd_event e = {.kind = PD_EV_GRADIENT, .byte = 5};
+    if (pd_core_may_speak(b->core, &e.author, &e.at))
+        box_step(b, &e);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
+    static box b;
+    fuzz_bytes in = {p, n};
+    b.act = ignore;
+    b.lenient = true;
+    box_init(&b, 0);
+    box_open(&b);
+    up(&b, 1, 1, false);
+    hello(&b, 1);
+    up(&b, 2, 2, false);
+    up(&b, 3, 9, true);
+    while (in.n && b.core) {
+        unsigned op = fuzz_take(&in);
+        if ((op & 3) < 3) {
+            size_t size = fuzz_take16(&in) % (PD_FRAME_MAX + 1);
+            size = size < in.n ? size : in.n;
+            frame(&b, 1 + (op & 3), in.p, size);
+            in.p += size;
+            in.n -= size;
+        } else if (op >> 2) {
+            b.now += 250 * (op >> 2);
+            box_step(&b, &(pd_event){.kind = PD_EV_TICK});
+        } else {
+            gradient(&b);
+        }
+    }
+    box_finish(&b);
+    return 0;
+}

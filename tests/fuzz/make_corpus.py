@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""make_corpus.py - the inputs each fuzz target starts from, made anew: sound ones, as their headers draw them.
+
+    make_corpus.py [FOLDER]         corpus/ beside this file by default
+
+What a search found worth keeping lies beside them under libFuzzer's own names (a SHA-1), a finding under its own.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import struct
+import sys
+
+
+def ticket(addrs, expiry=0):
+    body = b"\x01" + bytes(range(16)) + bytes(range(32)) + bytes(16) + bytes([len(addrs)]) + b"".join(addrs)
+    body += struct.pack("<I", expiry)
+    body += hashlib.blake2b(b"peerd.ticket" + body, digest_size=32).digest()[:4]
+    return b"peerd1" + base64.b32encode(body).rstrip(b"=").lower()
+
+
+def address4(port):
+    return b"\x04\x0a\x00\x00\x01" + struct.pack("<H", port)
+
+
+def address6(port):
+    return b"\x06\xfd" + bytes(15) + struct.pack("<H", port)
+
+
+def manifest(kind):
+    fields = {
+        "base.arch": "llama", "base.digest": "11" * 32, "base.name": "house-2m", "base.tokenizer": "22" * 32,
+        "format": "1", "founder": "33" * 32, "nonce": "44" * 16, "policy.invites": "3", "policy.rate": "100",
+        "policy.seal_bytes_per_s": "1000", "probe.eps_u40": str(1 << 33), "probe.scale_u40": str(1 << 40),
+        "rule": "sum", "schedule.kind": "constant", "schedule.lr_min_u40": "0", "schedule.lr_u40": str(1 << 30),
+        "schedule.records": "0", "space.coords": "64", "space.kind": kind, "space.rank": "1", "space.targets": "q",
+        "space.unit_bits": "26",
+    }
+    if kind == "aligned":
+        fields.update({"space.basis": "55" * 32, "space.basis_bytes": "1000"})
+    else:
+        fields.update({"space.alpha": "1", "space.seed": "66" * 32})
+    return "".join(f"{k} = {v}\n" for k, v in sorted(fields.items())).encode()
+
+
+def text(s):
+    return struct.pack("<Q", len(s)) + s
+
+
+def gguf(keys, tensors, version=3):
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys))
+    for name, kind, value in keys:
+        out += text(name) + struct.pack("<I", kind) + value
+    data = b""
+    for name, kind, dims, content in tensors:
+        data += bytes(-len(data) % 32)
+        out += text(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d) for d in dims)
+        out += struct.pack("<IQ", kind, len(data))
+        data += content
+    return out + bytes(-len(out) % 32) + data
+
+
+def ggufs():
+    arch = (b"general.architecture", 8, text(b"llama"))
+    count = (b"llama.block_count", 4, struct.pack("<I", 2))
+    tokens = (b"tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 2) + text(b"a") + text(b"bc"))
+    scores = (b"tokenizer.ggml.scores", 9, struct.pack("<IQ", 6, 2) + struct.pack("<ff", 1, 2))
+    types = (b"tokenizer.ggml.token_type", 9, struct.pack("<IQ", 5, 2) + struct.pack("<ii", 1, 6))
+    flag = (b"a.flag", 7, b"\x01")
+    f64 = (b"a.double", 12, struct.pack("<d", 1.5))
+    a = (b"token_embd.weight", 0, [4, 2], struct.pack("<8f", *range(8)))
+    b = (b"blk.0.attn_q.weight", 8, [32, 1], bytes(34))
+    return {
+        "empty": gguf([], []), "keys": gguf([arch, count, tokens, scores, types, flag, f64], []),
+        "tensors": gguf([arch], [a, b]), "both": gguf([arch, tokens], [a]), "version2": gguf([arch], [a], 2),
+    }
+
+
+def short(s):
+    return bytes([len(s)]) + s
+
+
+def tokenizer(kind, tokens, merges, words):
+    out = bytes([kind, len(tokens)])
+    for t, s in tokens:
+        out += bytes([t]) + short(s)
+    return out + bytes([len(merges)]) + b"".join(short(m) for m in merges) + words
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out += bytes([n & 127 | 128])
+        n >>= 7
+    return out + bytes([n])
+
+
+def frame(*items):
+    return b"\x01\x00" + varint(0) + b"".join(items)
+
+
+def key(i):
+    return bytes((0x10 * (i + 1) + k) % 256 for k in range(32))
+
+
+def seal(i):
+    return b"S" + key(i)[:1] + bytes(62)
+
+
+def says(session, f):
+    return bytes([session]) + struct.pack("<H", len(f)) + f
+
+
+def frames_to_core():
+    """fuzz_frame.c: session 0 is node 1 past its HELLO, whose aliases 0 and 1 are node 1 and node 0."""
+    hello = (b"\x01\x55" + bytes(31) + bytes(8) + varint(0) + struct.pack("<HH", 1, 0) + b"\x00" + varint(3)
+             + bytes(16) + varint(80) + struct.pack("<I", 0) + b"\x02")
+    alias2 = b"\x02" + varint(2) + key(2) + varint(0)
+    seg = b"\x03" + varint(0) + varint(1) + varint(3) + b"\x05\x06\x07" + seal(1)
+    more = b"\x83" + varint(0) + varint(1) + varint(2) + b"\x05\x06"
+    leave = b"\x03\x02\x01\x00"
+    ctl = b"\x08" + varint(0) + varint(1) + varint(len(leave)) + leave + seal(1)
+    heads = b"\x04" + varint(2) + varint(0) + varint(9) + varint(1) + varint(4)
+    pull = b"\x06" + varint(3) + varint(0) + varint(4096)
+    summary = b"\x09" + bytes(16) + varint(80) + varint(9)
+    vv = b"\x0a\x01" + varint(1) + varint(3) + varint(78)
+    ping = b"\x0e\x01\x02\x03\x04\x00"
+    bye = b"\x12\x01"
+    join = b"\x13" + key(9) + bytes(64) + b"\x00" + varint(1) + b"x"
+    fileq = b"\x15" + bytes(16) + varint(0) + varint(8000)
+    filea = b"\x16" + bytes(16) + varint(0) + varint(3) + varint(3) + b"abc"
+    tick = bytes([3 | 40 << 2])
+    return {
+        "seg": says(0, frame(seg)) + tick, "more": says(0, frame(more)) + tick, "ctl": says(0, frame(ctl)) + tick,
+        "heads": says(0, frame(heads)) + tick + tick, "pull": says(0, frame(pull)) + tick,
+        "summary": says(0, frame(summary, vv)) + tick, "ping": says(0, frame(ping)) + tick,
+        "bye": says(0, frame(bye)) + tick, "hello": says(1, frame(hello, alias2)) + tick,
+        "guest": says(2, frame(join)) + tick + tick, "files": says(0, frame(fileq, filea)) + tick,
+        "speak": says(0, frame(vv)) + tick + bytes([3, 3, 3]) + tick * 4,
+    }
+
+
+def schedules():
+    """fuzz_frames.c: what goes wrong among three cores."""
+    def deliver_all():
+        return bytes(p << 3 for p in range(9))
+
+    def wait(i):
+        return bytes([4 | i << 3])
+
+    linked = (wait(4) + deliver_all() * 2) * 6
+    speak = bytes([5, 5 | 1 << 3, 5 | 2 << 3]) * 3 + wait(6) + bytes([6, 6 | 1 << 3, 6 | 2 << 3])
+    spoken = linked + wait(7) + linked + speak + deliver_all() * 3
+    return {
+        "linked": linked, "spoken": spoken, "cut": spoken + b"\x07\x00\x00" + linked + speak,
+        "killed": spoken + b"\x07\x41" + linked + speak + deliver_all(),
+        "blocked": spoken + b"\x07\x84" + linked + speak + b"\x07\x88" + wait(7) + speak,
+        "slow_store": linked + wait(7) + linked + bytes([5] * 5) + wait(6) * 3 + deliver_all(),
+    }
+
+
+def basis(layers, mask, r1, r2):
+    """basis.h; the target's model is 2 layers of width 12, 2 heads of 4 and 1 of keys, 10 inside."""
+    shapes = [(8, 12), (4, 12), (4, 12), (12, 8), (10, 12), (10, 12), (12, 10)]
+    out = b"PDBASIS1" + struct.pack("<IIII", layers, mask, r1, r2)
+    for _ in range(layers):
+        for t, (rows, cols) in enumerate(shapes):
+            if not mask >> t & 1:
+                continue
+            out += struct.pack("<II", rows, cols)
+            for r, diagonal in ((r1, 0.5), (r2, 1.0)):
+                for size in (rows, cols):
+                    for i in range(r):
+                        out += struct.pack("<f", 0.25) + bytes((i * 7 + k + 1) % 128 for k in range(size))
+                out += b"".join(struct.pack("<f", diagonal) for _ in range(r * r))
+    return out
+
+
+def change(page, offset, new):
+    return bytes([page]) + struct.pack("<HB", offset, len(new) - 1) + new
+
+
+def targets():
+    long_line = {"messages": [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "aa"}]}
+    lines = [{"text": "aa b"}, {"prompt": "a", "completion": "b"}, long_line,
+             {"prompt": "a", "choices": ["a", "b"], "answer": 1}]
+    jsonl = "".join(json.dumps(x) + "\n" for x in lines).encode()
+    ask = b'{"cmd": "echo", "text": "a \\u00e9"}\n'
+    return {
+        "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
+                   "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
+        "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora")},
+        "gguf": ggufs(),
+        "tokenizer": {
+            "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),
+            "llama": tokenizer(3, [(1, b"a"), (1, b"aa"), (3, b"</s>"), (4, b"<tool>")], [], b"aaa<tool>\xff</s>"),
+            "chat": tokenizer(2 | 64, [(1, b"<|im_start|><|im_end|>")], [], b"text"),
+        },
+        "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
+                 **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
+        "frame": frames_to_core(), "frames": schedules(),
+        "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2)},
+        "control": {"ask": struct.pack("<H", len(ask)) + ask,
+                    "pieces": struct.pack("<H", 9) + ask[:9] + struct.pack("<H", len(ask) - 9) + ask[9:],
+                    "two": struct.pack("<H", 2 * len(ask)) + ask * 2,
+                    "unknown": struct.pack("<H", 13) + b'{"cmd": "x"}\n'},
+        "db": {"sound": b"\x01", "log": b"\x02", "header": b"\x01" + change(0, 40, b"\xff"),
+               "schema": b"\x01" + change(0, 2000, b"abcdef"), "page": b"\x01" + change(3, 0, b"\x05\x00\x01"),
+               "frame": b"\x02" + change(0, 40, b"\x00\x00"), "text": b"\x00" + b"not a database\n",
+               "nothing": b"\x00", "magic": b"\x00SQLite format 3\x00" + bytes(84)},
+    }
+
+
+def main(folder):
+    for name, inputs in targets().items():
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+        for which, content in inputs.items():
+            with open(os.path.join(folder, name, which), "wb") as f:
+                f.write(content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus"))
