@@ -167,7 +167,6 @@ class Swarm:
         self.patience = options.patience
         self.peerd = os.path.join(options.build, "src/node/peerd")
         self.peerctl = os.path.join(options.build, "peerctl/peerctl")
-        self.peerd_next = os.path.join(options.build, "tests/chaos/peerd_next")
         self.rng = random.Random(options.seed)
         self.rate = rate
         self.thin = thin
@@ -182,6 +181,7 @@ class Swarm:
         self.make_namespaces(names)
         self.emulator = Emulator(os.path.join(options.build, "tests/chaos/emulate"), self.seed, names)
         self.nodes = [Node(self, i) for i in range(n)]
+        self.made = n
 
     @staticmethod
     def make_namespaces(names):
@@ -254,6 +254,12 @@ class Swarm:
             self.witness()
             time.sleep(min(2.0, max(0.0, end - time.monotonic())))
 
+    def add_node(self):
+        """One more node, in a namespace that was kept for it."""
+        self.made += 1
+        self.nodes.append(Node(self, self.made - 1))
+        return self.nodes[-1]
+
     def running(self):
         return [n for n in self.nodes if n.process is not None]
 
@@ -267,6 +273,11 @@ class Swarm:
 
     def wait_links(self, seconds=120):
         return self.wait(self.linked, seconds, "all are linked")
+
+    @staticmethod
+    def own_records(at, of):
+        """How many records of one node another holds."""
+        return sum(p["records"] for p in at.status()["peers"] if p["name"] == of.name)
 
     # ---- what must hold ----
 
