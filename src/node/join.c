@@ -14,7 +14,8 @@
 
 enum {
     ANSWER_MS = 30000, /* to be welcomed */
-    QUIET_MS = 60000,  /* without a piece of the basis file */
+    QUIET_MS = 60000,  /* without a piece of the basis file, or anything else ... */
+    MOVING = 1024,     /* ... of so many bytes: more than the pings of a link at rest */
     TRIES = 3,         /* to fetch one that is what the manifest names */
     WAIT_MS = 250,
     NET_EVENTS = 64,
@@ -39,7 +40,7 @@ typedef struct joiner {
     char text[PD_TEXT_MAX];      /* of err */
     char last_dial[PD_NET_TEXT]; /* why the last one failed */
     pd_addr dialled;
-    uint64_t fetched, news_ms; /* bytes of the basis file; when the last of them came */
+    uint64_t fetched, heard, news_ms; /* bytes of the basis file, of all; when some of them came */
     int tries;
 } joiner;
 
@@ -332,6 +333,18 @@ static pd_err open_core(joiner *j) {
     return e ? e : pd_core_open(&conf, &crypto, &log, pd_clock_ms(), j->arena, bytes, &j->core);
 }
 
+/* Members send their records, too, and before the file: over a thin link it may stand behind minutes
+ * of them.
+ */
+static void note_progress(joiner *j) {
+    pd_core_status s;
+    pd_core_status_get(j->core, pd_clock_ms(), &s);
+    if (s.bytes_in - j->heard < MOVING)
+        return;
+    j->heard = s.bytes_in;
+    j->news_ms = pd_clock_ms();
+}
+
 static pd_err fetch_basis(joiner *j) {
     const pd_event tick = {.kind = PD_EV_TICK}, stop = {.kind = PD_EV_STOP};
     size_t bytes = (size_t)j->got->manifest.basis_bytes;
@@ -348,6 +361,7 @@ static pd_err fetch_basis(joiner *j) {
     step(j, &tick);
     while (!j->done) {
         turn(j);
+        note_progress(j);
         if (!j->done && pd_clock_ms() - j->news_ms > QUIET_MS)
             fail(j, PD_EGONE, "admitted, but no member sends the run's basis file");
     }
