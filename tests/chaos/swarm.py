@@ -288,14 +288,13 @@ class Swarm:
             for p in (s or {}).get("peers", []):
                 self.seen[p["key"]] = max(self.seen.get(p["key"], 0), p["records"])
 
-    def pause(self):
+    def tell_all(self, command):
         for n in self.running():
             self.wait(lambda n=n: n.status() is not None, 60, "%s answers" % n.name)
-            n.peerctl("pause")
+            n.peerctl(command)
 
     def resume(self):
-        for n in self.running():
-            n.peerctl("resume")
+        self.tell_all("resume")
 
     def same(self):
         """The one status that all running nodes share, or None."""
@@ -313,7 +312,7 @@ class Swarm:
     def settle(self, seconds=60, what="equal digests"):
         """Stop making records and wait until all hold the same; seconds it took."""
         self.witness()
-        self.pause()
+        self.tell_all("pause")
         took = self.wait(lambda: self.same() is not None, seconds, what)
         self.say("%s: %d records, %s, after %.1f s" % (what, *self.same(), took))
         return round(took, 1)
