@@ -217,6 +217,7 @@ static void on_net(joiner *j, const pd_net_event *x) {
     pd_event e = {.kind = kinds[x->kind],
                   .session = x->session,
                   .outbound = x->outbound,
+                  .refused = x->refused,
                   .p = x->bytes,
                   .n = x->n};
     memcpy(e.key, x->peer, 32);
@@ -263,8 +264,9 @@ static bool is_expired(const pd_ticket *t) {
 static pd_err explain(const joiner *j) {
     char at[PD_ADDR_TEXT];
     pd_addr_print(&j->dialled, at);
-    bool turned_away = j->err == PD_EGONE || j->err == PD_EAUTH;
-    if (turned_away && is_expired(j->ticket))
+    if (j->err == PD_EAUTH && is_expired(j->ticket))
+        return pd_fail(PD_EAUTH, "the ticket has expired; ask for a new one: peerctl invite");
+    if (j->err == PD_EGONE && is_expired(j->ticket))
         return pd_fail(PD_EAUTH, "the ticket has expired (%s); ask for a new one: peerctl invite",
                        j->text);
     if (j->err == PD_EGONE && j->last_dial[0] && !interrupted)
@@ -306,7 +308,7 @@ static pd_err be_admitted(joiner *j) {
         pd_progress(false, "asking to be admitted%s%s", j->last_dial[0] ? ": " : "", j->last_dial);
         turn(j);
         if (!j->done && j->last_dial[0] && is_expired(j->ticket))
-            fail(j, PD_EAUTH, j->last_dial); /* it will not become younger */
+            fail(j, PD_EGONE, j->last_dial); /* it will not become younger */
     }
     j->join = NULL;
     j->got->inviter = j->dialled;
