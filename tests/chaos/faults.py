@@ -526,7 +526,7 @@ def newcomer(o):
     s.emulator.tell("set %d rate 64000 queue 16000 delay 150 jitter 10" % late.number)
     s.thin = True
     before, cpu, began = s.counts()[late.number]["delivered_bytes"], 0, time.monotonic()
-    s.join(late, s.ticket(first))
+    s.join(late, s.ticket(first), seconds=600)
     joined = time.monotonic() - began
     late.start("--records", "0")
     s.wait(lambda: (late.status() or {}).get("records", 0) >= wanted, 600, "the newcomer holds them", every=2)
