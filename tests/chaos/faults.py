@@ -10,7 +10,7 @@ import struct
 import time
 import typing
 
-from swarm import Failed, Swarm, check, copy, edit, faketime_library, mount, socket_in, MS_REMOUNT, PORT
+from swarm import Swarm, check, copy, edit, faketime_library, mount, socket_in, MS_REMOUNT, PORT
 
 TESTS = {}
 
@@ -385,7 +385,8 @@ def clone(o):
     ended.ended(75)
     s.say("%s ended with 75: %s" % (ended.name, ended.last_line()))
     s.nodes = [n for n in s.nodes if n is not node] + [lives]
-    s.pass_time(20)
+    time.sleep(20 * o.scale)
+    check(lives.alive(), "both copies ended: nobody is left to go on under this name")
     settled = s.settle(180)
     return "one ended with 75 after %.1f s; equal after %.1f s, %d records" % (took, settled, s.compare())
 

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import micro
@@ -364,7 +363,3 @@ def edit(path, pattern, replacement):
     check(n == 1, "%s: %d places of %s" % (path, n, pattern))
     with open(path, "w", encoding="utf-8") as f:
         f.write(new)
-
-
-def report(error):
-    print(error, file=sys.stderr, flush=True)
