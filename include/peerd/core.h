@@ -106,7 +106,7 @@ typedef enum pd_event_kind {
                          *   (a guest whose welcome was cut off); keep its key admitted for a while */
     PD_EV_SESSION_DOWN, /* it is no more                        session                             */
     PD_EV_FRAME,        /* one message of it                    session, p, n                       */
-    PD_EV_DIAL_FAILED,  /* a PD_ACT_DIAL came to nothing        key                                 */
+    PD_EV_DIAL_FAILED,  /* a PD_ACT_DIAL came to nothing        key; refused: the peer's gate said so */
     PD_EV_CLOGGED,      /* the transport took no more; the driver keeps the one frame   session     */
     PD_EV_FLOWING,      /* that frame has left                  session                             */
     PD_EV_GRADIENT,     /* one own record                       author, at = its step, byte         */
@@ -124,7 +124,7 @@ typedef struct pd_event {
     uint64_t session; /* the driver's number, never reused */
     uint8_t key[32];
     uint64_t invite;
-    bool outbound, guest, spent, leave;
+    bool outbound, guest, spent, leave, refused;
     uint8_t stream, byte;
     pd_author author;
     uint64_t at;

@@ -53,6 +53,7 @@ typedef struct pd_net_event {
     pd_net_kind kind;
     uint64_t session;
     bool outbound;
+    bool refused;         /* DIAL_FAILED: the peer itself answered, and does not admit the key used */
     uint64_t invite;      /* UP, inbound, by a one-time key: pd_net_allow_guest's number; else 0 */
     uint8_t peer[32];     /* the peer's Ed25519 key; of a guest its one-time CURVE key */
     pd_addr addr;         /* dialled, or where the peer's end is */

@@ -332,6 +332,18 @@ static void take_frame(pd_join *j, const pd_event *e) {
         send_item(j, NULL);
 }
 
+/* Only the inviter's own key can have answered the dial: what its gate refuses now it will not
+ * admit later. */
+static void dial_failed(pd_join *j, bool refused) {
+    if (refused)
+        refuse(
+            j, PD_EAUTH,
+            "the inviter does not admit this ticket: it is used up or has expired; ask for a new "
+            "one: peerctl invite");
+    else
+        retry(j, RETRY_MS, "no answer at the ticket's addresses");
+}
+
 static void look_at_time(pd_join *j) {
     if (j->done || j->installing)
         return;
@@ -373,8 +385,7 @@ size_t pd_join_step(pd_join *j, uint64_t now_ms, const pd_event *e, pd_action *o
         j->session = 0;
         retry(j, RETRY_MS, "the session with the inviter broke");
     } else if (e->kind == PD_EV_DIAL_FAILED && j->dialing)
-        retry(j, RETRY_MS,
-              "no answer at the ticket's addresses, or the ticket is used up or expired");
+        dial_failed(j, e->refused);
     look_at_time(j);
     return j->n_out;
 }

@@ -8,6 +8,9 @@
  *   - there is no call to drop one inbound peer: its descriptor (ZMQ_SRCFD) is shut down
  *   - without MANDATORY a full peer loses frames silently, with it a blocking send waits for ever:
  *     MANDATORY and DONTWAIT
+ *   - its heartbeats end in an assert of its when a connection breaks whose frames nobody took in time
+ *     (a stopped process; a pong is written to a socket that is no more): the kernel's keepalive and
+ *     the core's own pings do their work
  *   - HANDOVER lets one member take another's routing id: never
  *   - a ZAP answer 300 is told to nobody and both ends wait out the handshake timer: 500 for later
  */
@@ -70,7 +73,8 @@ static bool set_common(const pd_door *d, void *s, uint8_t family) {
     int buf = d->thin ? THIN_BYTES : FAT_BYTES;
     int64_t most = PD_NET_FRAME_MAX + CURVE_BYTES;
     return set_int(s, ZMQ_LINGER, PD_DOOR_LINGER_MS) && set_int(s, ZMQ_HANDSHAKE_IVL, 10000) &&
-           set_int(s, ZMQ_HEARTBEAT_IVL, 30000) && set_int(s, ZMQ_HEARTBEAT_TIMEOUT, 60000) &&
+           set_int(s, ZMQ_TCP_KEEPALIVE, 1) && set_int(s, ZMQ_TCP_KEEPALIVE_IDLE, 60) &&
+           set_int(s, ZMQ_TCP_KEEPALIVE_INTVL, 20) && set_int(s, ZMQ_TCP_KEEPALIVE_CNT, 3) &&
            set_int(s, ZMQ_TCP_MAXRT, 60000) && set_int(s, ZMQ_SNDBUF, buf) &&
            set_int(s, ZMQ_RCVBUF, buf) && set_int(s, ZMQ_SNDHWM, 4) && set_int(s, ZMQ_RCVHWM, 16) &&
            set_int(s, ZMQ_IPV6, family == 6) &&

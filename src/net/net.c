@@ -36,6 +36,7 @@ typedef struct session {
     bool outbound;
     bool over;           /* its end is known and still to be told, once its frames are read */
     bool mute;           /* its frames are dropped */
+    bool refused;        /* outbound: the gate there does not admit the key used */
     uint64_t over_dry;   /* inbound: net->dry when `over` was set */
     pd_call call;        /* outbound */
     uint8_t rid[PD_RID]; /* inbound */
@@ -193,6 +194,7 @@ static bool event_of(const session *s, pd_net_kind kind, pd_net_event *out) {
     *out = (pd_net_event){.kind = kind,
                           .session = s->id,
                           .outbound = s->outbound,
+                          .refused = s->refused,
                           .invite = s->invite,
                           .addr = s->addr};
     memcpy(out->peer, s->peer, 32);
@@ -475,6 +477,7 @@ static bool call_news(pd_net *net, session *s, pd_net_event *out) {
             s->state = UP;
             return event_of(s, PD_NET_UP, out);
         case PD_CALL_REFUSED:
+            s->refused = !up;
             session_over(net, s, "it does not admit this key");
             break;
         case PD_CALL_BUSY:

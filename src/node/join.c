@@ -14,7 +14,8 @@
 
 enum {
     ANSWER_MS = 30000, /* to be welcomed */
-    QUIET_MS = 60000,  /* without a piece of the basis file */
+    QUIET_MS = 60000,  /* without a piece of the basis file, or anything else ... */
+    MOVING = 1024,     /* ... of so many bytes: more than the pings of a link at rest */
     TRIES = 3,         /* to fetch one that is what the manifest names */
     WAIT_MS = 250,
     NET_EVENTS = 64,
@@ -39,7 +40,7 @@ typedef struct joiner {
     char text[PD_TEXT_MAX];      /* of err */
     char last_dial[PD_NET_TEXT]; /* why the last one failed */
     pd_addr dialled;
-    uint64_t fetched, news_ms; /* bytes of the basis file; when the last of them came */
+    uint64_t fetched, heard, news_ms; /* bytes of the basis file, of all; when some of them came */
     int tries;
 } joiner;
 
@@ -216,6 +217,7 @@ static void on_net(joiner *j, const pd_net_event *x) {
     pd_event e = {.kind = kinds[x->kind],
                   .session = x->session,
                   .outbound = x->outbound,
+                  .refused = x->refused,
                   .p = x->bytes,
                   .n = x->n};
     memcpy(e.key, x->peer, 32);
@@ -262,8 +264,9 @@ static bool is_expired(const pd_ticket *t) {
 static pd_err explain(const joiner *j) {
     char at[PD_ADDR_TEXT];
     pd_addr_print(&j->dialled, at);
-    bool turned_away = j->err == PD_EGONE || j->err == PD_EAUTH;
-    if (turned_away && is_expired(j->ticket))
+    if (j->err == PD_EAUTH && is_expired(j->ticket))
+        return pd_fail(PD_EAUTH, "the ticket has expired; ask for a new one: peerctl invite");
+    if (j->err == PD_EGONE && is_expired(j->ticket))
         return pd_fail(PD_EAUTH, "the ticket has expired (%s); ask for a new one: peerctl invite",
                        j->text);
     if (j->err == PD_EGONE && j->last_dial[0] && !interrupted)
@@ -305,7 +308,7 @@ static pd_err be_admitted(joiner *j) {
         pd_progress(false, "asking to be admitted%s%s", j->last_dial[0] ? ": " : "", j->last_dial);
         turn(j);
         if (!j->done && j->last_dial[0] && is_expired(j->ticket))
-            fail(j, PD_EAUTH, j->last_dial); /* it will not become younger */
+            fail(j, PD_EGONE, j->last_dial); /* it will not become younger */
     }
     j->join = NULL;
     j->got->inviter = j->dialled;
@@ -332,6 +335,18 @@ static pd_err open_core(joiner *j) {
     return e ? e : pd_core_open(&conf, &crypto, &log, pd_clock_ms(), j->arena, bytes, &j->core);
 }
 
+/* Members send their records, too, and before the file: over a thin link it may stand behind minutes
+ * of them.
+ */
+static void note_progress(joiner *j) {
+    pd_core_status s;
+    pd_core_status_get(j->core, pd_clock_ms(), &s);
+    if (s.bytes_in - j->heard < MOVING)
+        return;
+    j->heard = s.bytes_in;
+    j->news_ms = pd_clock_ms();
+}
+
 static pd_err fetch_basis(joiner *j) {
     const pd_event tick = {.kind = PD_EV_TICK}, stop = {.kind = PD_EV_STOP};
     size_t bytes = (size_t)j->got->manifest.basis_bytes;
@@ -348,6 +363,7 @@ static pd_err fetch_basis(joiner *j) {
     step(j, &tick);
     while (!j->done) {
         turn(j);
+        note_progress(j);
         if (!j->done && pd_clock_ms() - j->news_ms > QUIET_MS)
             fail(j, PD_EGONE, "admitted, but no member sends the run's basis file");
     }

@@ -182,6 +182,7 @@ START_TEST(strangers_stay_outside) {
     pd_net_event *e = EXPECT(&c, PD_NET_DIAL_FAILED, &a, &c);
     ck_assert(e != NULL);
     ck_assert_str_eq(e->text, "it does not admit this key");
+    ck_assert(e->refused);
     ck_assert_uint_eq(a.n, 0);
     pd_net_stats st;
     pd_net_stats_get(a.net, &st);
@@ -190,7 +191,7 @@ START_TEST(strangers_stay_outside) {
     uint64_t id;
     ck_assert_int_eq(pd_net_dial(b.net, &where, c.id.pub, NULL, &id), PD_OK);
     e = EXPECT(&b, PD_NET_DIAL_FAILED, &a, &b);
-    ck_assert(e && strstr(e->text, "another key"));
+    ck_assert(e && strstr(e->text, "another key") && !e->refused);
     pd_net_free(c.net);
     node_open(&c, 3, true);
     where = pd_net_listening(c.net); /* nobody there any more */
@@ -199,6 +200,7 @@ START_TEST(strangers_stay_outside) {
     e = EXPECT(&b, PD_NET_DIAL_FAILED, &a, &b);
     ck_assert(e && e->session == id);
     ck_assert_str_eq(e->text, "nothing answers there");
+    ck_assert(!e->refused);
     pd_net_free(a.net);
     pd_net_free(b.net);
 }

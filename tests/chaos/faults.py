@@ -1,0 +1,571 @@
+"""The table of faults: one function a row.  Each makes its swarm, makes trouble, settles and compares;
+what it returns are its figures for the table.
+"""
+
+import dataclasses
+import os
+import signal
+import sqlite3
+import struct
+import time
+import typing
+
+from swarm import Swarm, check, copy, edit, faketime_library, mount, socket_in, MS_REMOUNT, PORT
+
+TESTS = {}
+
+
+@dataclasses.dataclass
+class Test:
+    run: typing.Callable
+    what: str
+    nodes: int
+    short: bool
+
+
+def test(nodes, short=False):
+    """Enter a function into the table, under its name and the first line of its text."""
+    def enter(run):
+        TESTS[run.__name__] = Test(run, run.__doc__.splitlines()[0], nodes, short)
+        return run
+    return enter
+
+
+# ---- lines ----
+
+
+def send_and_take(a, b, n, size, gap_s, wait_s):
+    """n datagrams from a to b: their numbers and seconds under way as they came, and how many were changed."""
+    took, changed, sent, target = [], 0, 0, b.getsockname()
+    next_s = last_s = time.monotonic()
+    b.settimeout(0.001)
+    while sent < n or time.monotonic() - last_s < wait_s:
+        if sent < n and time.monotonic() >= next_s:
+            head = struct.pack("<Id", sent, time.monotonic())
+            a.sendto(head + bytes(size - len(head)), target)
+            sent, next_s, last_s = sent + 1, next_s + gap_s, time.monotonic()
+        try:
+            p = b.recv(2048)
+        except (TimeoutError, BlockingIOError):
+            continue
+        last_s = time.monotonic()
+        if any(p[12:]):
+            changed += 1
+        else:
+            took.append((struct.unpack("<Id", p[:12])[0], last_s - struct.unpack("<Id", p[:12])[1], last_s))
+    return took, changed
+
+
+@test(nodes=2, short=True)
+def lines(o):
+    """The emulator itself, measured with datagrams: delay, rate, loss, doubles, order, flips, cuts."""
+    s = Swarm(o, 2)
+    a, b = socket_in("n0", 2, 2), socket_in("n1", 2, 2)  # AF_INET, SOCK_DGRAM
+    b.bind((s.nodes[1].address, 9))
+
+    s.emulator.tell("set 0 delay 150 jitter 10")
+    took, _ = send_and_take(a, b, 200, 100, 0.005, 1)
+    delays = sorted(t for _, t, _ in took)
+    check(len(took) == 200 and delays[0] >= 0.139, "a packet took %.1f ms" % (1000 * delays[0]))
+    check([n for n, _, _ in took] == list(range(200)), "jitter changed the order")
+
+    s.emulator.tell("set 0 delay 0 jitter 0 rate 64000")
+    took, _ = send_and_take(a, b, 40, 972, 0, 1)
+    rate = 40 * 8 * 1000 / (took[-1][2] - took[0][2] + took[0][1])  # 28 bytes of headers
+    check(len(took) == 40 and rate <= 64001, "64 kbit/s carried %.0f bit/s" % rate)
+
+    s.emulator.tell("set 0 rate 0 loss 5 double 2")
+    took, _ = send_and_take(a, b, 4000, 100, 0.0002, 1)
+    lost, doubled = 4000 - len({n for n, _, _ in took}), len(took) - len({n for n, _, _ in took})
+    check(abs(lost - 200) < 83 and abs(doubled - 76) < 52, "of 4000 packets %d were lost, %d doubled" % (lost, doubled))
+
+    s.emulator.tell("set 0 loss 0 double 0 delay 20 overtake 10")
+    took, _ = send_and_take(a, b, 500, 100, 0.001, 1)
+    order = [n for n, _, _ in took]
+    overtook = sum(x > y for x, y in zip(order, order[1:]))
+    check(sorted(order) == list(range(500)) and overtook > 0, "no packet overtook another")
+
+    s.emulator.tell("set 0 overtake 0 delay 0 flip 50")
+    took, changed = send_and_take(a, b, 200, 1000, 0.001, 1)
+    flipped = s.counts()[0]["flipped"]
+    check(len(took) + changed == 200 and 0 < changed <= flipped, "%d of %d flips were taken" % (changed, flipped))
+
+    s.emulator.tell("set 0 flip 0")
+    s.emulator.tell("block 0 1")
+    cut, _ = send_and_take(a, b, 20, 100, 0, 0.5)
+    s.emulator.tell("heal")
+    healed, _ = send_and_take(a, b, 20, 100, 0, 0.5)
+    check(not cut and len(healed) == 20, "%d packets passed a cut, %d after it" % (len(cut), len(healed)))
+    return "150 +- 10 ms: %.0f to %.0f, median %.0f ms; 64 kbit/s: %.1f; of 4,000 packets %d lost (5 %%) and %d " \
+           "doubled (2 %%); of 500 %d overtook (10 %%); %d of 200 flipped, %d seen by the reader" % (
+               1000 * delays[0], 1000 * delays[-1], 1000 * delays[100], rate / 1000, lost, doubled, overtook, flipped,
+               changed)
+
+
+@test(nodes=10)
+def thin(o):
+    """64 kbit/s, 150 +- 10 ms, 5 % loss on every line, while all train and seal."""
+    s = Swarm(o, o.nodes, rate=1, thin=True)
+    s.assemble()
+    s.emulator.tell("set all rate 64000 queue 16000 delay 150 jitter 10 loss 5")
+    records, sent, began = s.nodes[0].status()["records"], s.wire_bytes(), time.monotonic()
+    s.pass_time(150)
+    took = s.settle(120)
+    made = s.compare() - records
+    wire, seconds = s.wire_bytes() - sent, time.monotonic() - began
+    doubles = sum(n.status()["duplicates"] for n in s.nodes)
+    s.no_fork()
+    return "equal %.1f s after the last record; %d records, %.0f B/s a node, %.1f wire bytes per record and node, " \
+           "%d of %d bytes came twice" % (took, made, wire / seconds / o.nodes, wire / made / o.nodes, doubles,
+                                           made * (o.nodes - 1))
+
+
+@test(nodes=6, short=True)
+def partition(o):
+    """Halves that do not hear each other; then two nodes that hear and are not heard."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    half = o.nodes // 2
+    s.emulator.tell("block 0-%d %d-%d" % (half - 1, half, o.nodes - 1))
+    s.emulator.tell("block %d-%d 0-%d" % (half, o.nodes - 1, half - 1))
+    s.pass_time(120)
+    apart = abs(s.nodes[0].status()["records"] - s.nodes[-1].status()["records"])
+    s.emulator.tell("heal")
+    s.say("healed, %d records apart" % apart)
+    halves = s.settle(120)
+    s.resume()
+    s.emulator.tell("block 0-1 2-%d" % (o.nodes - 1))
+    s.pass_time(90)
+    s.emulator.tell("heal")
+    oneway = s.settle(120)
+    s.wait_links(300)
+    s.no_fork()
+    return "equal %.1f s after halves, %.1f s after the one-way cut; %d records" % (halves, oneway, s.compare())
+
+
+# ---- processes ----
+
+
+@test(nodes=6, short=True)
+def kill(o):
+    """kill -9 of one node after another, each started again at once."""
+    s = Swarm(o, o.nodes, rate=5)
+    s.assemble()
+    end, kills = time.monotonic() + 120 * o.scale, 0
+    while time.monotonic() < end:
+        s.witness()
+        node = s.rng.choice(s.nodes)
+        node.kill()
+        kills += 1
+        time.sleep(s.rng.uniform(0, 0.5))
+        node.start()
+        time.sleep(3)
+    took = s.settle(120)
+    s.no_fork()
+    return "%d kills, equal %.1f s after the last; %d records" % (kills, took, s.compare())
+
+
+@test(nodes=5)
+def stop(o):
+    """SIGSTOP for 5 s and for 60 s: a process that hangs while its sockets stay open."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    node, back = s.nodes[1], []
+    for seconds in (5, 60):
+        node.signal(signal.SIGSTOP)
+        time.sleep(seconds * o.scale)
+        node.signal(signal.SIGCONT)
+        back.append(s.wait_links(180))
+        s.say("stopped for %d s, all linked again after %.1f s" % (seconds, back[-1]))
+    took = s.settle(60)
+    s.no_fork()
+    return "all linked again %.1f and %.1f s after going on; equal after %.1f s, %d records" % (
+        *back, took, s.compare())
+
+
+@test(nodes=8)
+def churn(o):
+    """20 % a minute leave for good and others join; then all are killed and started at once."""
+    joins = 4
+    s = Swarm(o, o.nodes, spare=joins)
+    s.assemble()
+    left = []
+    for _ in range(joins):
+        s.pass_time(30)
+        leaver = s.rng.choice(s.nodes[1:])
+        leaver.peerctl("leave")
+        leaver.ended(0)
+        left.append(leaver)
+        s.nodes.remove(leaver)
+        node = s.add_node()
+        s.join(node, s.ticket(s.rng.choice(s.running())))
+        node.start()
+        s.say("%s left, %s joined" % (leaver.name, node.name))
+    settled = s.settle(120)
+    s.resume()
+    for node in s.nodes:
+        node.kill()
+    left[0].start()  # and one that had left comes back with the others
+    s.nodes.append(left[0])
+    for node in s.nodes[:-1]:
+        node.start()
+    linked = s.wait_links(180)
+    took = s.settle(120)
+    s.no_fork()
+    return "%d left and joined, equal after %.1f s; all killed and started: linked after %.1f s, equal %.1f s " \
+           "later; %d records" % (joins, settled, linked, took, s.compare())
+
+
+# ---- disks ----
+
+
+@test(nodes=4, short=True)
+def full(o):
+    """A disk that fills up under a node, and grows again."""
+    s = Swarm(o, o.nodes)
+    disk = os.path.join(s.work, "disk")
+    os.makedirs(disk)
+    mount("tmpfs", disk, "size=4m")
+    node = s.nodes[1]
+    node.dir = os.path.join(disk, "n1")
+    s.assemble()
+    filler = os.open(os.path.join(disk, "filler"), os.O_CREAT | os.O_WRONLY)
+    try:
+        while True:
+            os.write(filler, bytes(4096))
+    except OSError:
+        os.close(filler)
+    s.say("the disk of n1 is full")
+    s.wait(lambda: node.said("not stored") + node.said("could not be stored") + node.said("wait to be stored"), 120,
+           "n1 says that its disk is full")
+    s.pass_time(30)
+    check(node.alive(), "n1 did not survive a full disk")
+    held = node.status()["records"]
+    others = s.nodes[0].status()["records"]
+    mount("tmpfs", disk, "size=64m", MS_REMOUNT)
+    s.say("the disk grew; n1 held %d records of %d" % (held, others))
+    took = s.settle(180)
+    own = node.status()["step"]
+    s.no_fork()
+    records = s.compare()
+    node.stop()  # what it says that it holds is on the disk, too
+    node.start()
+    s.wait(lambda: (node.status() or {}).get("records") == records, 60, "n1 reads its records again")
+    check(node.status()["step"] >= own, "n1 forgot own records that it had told of")
+    return "alive; equal %.1f s after the disk grew, %d records" % (took, s.compare())
+
+
+def flip_in_chunk(node, key, own):
+    """One byte of a record on the disk becomes another: of its own log, or of somebody else's."""
+    path = os.path.join(node.dir, "ledger.db")
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT key, b FROM chunk JOIN author ON author.id = chunk.author WHERE stream = 0").fetchall()
+    db.close()
+    chunk = max((b for k, b in rows if (k == key) == own), key=len, default=None)
+    check(chunk, "%s: no chunk to damage" % node.name)
+    with open(path, "r+b") as f:
+        at = f.read().find(chunk)
+        check(at >= 0, "%s: a chunk is not where it should be" % node.name)
+        at += len(chunk) // 2
+        f.seek(at)
+        byte = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([byte ^ 1]))
+
+
+@test(nodes=5, short=True)
+def corrupt(o):
+    """Bytes flipped, files cut short or gone while a node is stopped: it heals, or refuses and says why."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    s.pass_time(20)
+    node, seen = s.nodes[1], []
+    key = bytes.fromhex(node.status()["key"])
+
+    node.stop()
+    good = os.path.join(s.work, "good")
+    copy(node.dir, good)
+    flip_in_chunk(node, key, own=False)
+    node.start()
+    s.wait(lambda: node.said("is damaged on this disk: asking for it again"), 60, "the damage is found")
+    s.settle(120, "a byte of another's log flipped")
+    s.compare()
+    s.no_fork()
+    s.resume()
+    seen.append("other's byte")
+
+    s.pass_time(10)
+    node.kill()
+    os.remove(os.path.join(node.dir, "ledger.db-wal"))
+    node.start()
+    s.settle(180, "the write-ahead log gone")
+    s.compare()
+    s.no_fork()
+    s.resume()
+    seen.append("-wal gone")
+
+    for name, cut in (("ledger.db", 0.5), ("manifest", 0.5), ("node.json", 0.5), ("key", 0.5)):
+        s.pass_time(5)
+        node.stop()
+        path = os.path.join(node.dir, name)
+        with open(path, "rb") as f:
+            whole = f.read()
+        with open(path, "r+b") as f:
+            f.truncate(int(len(whole) * cut))
+        node.start()
+        node.ended(1)
+        check("peerd run:" in node.last_line(), "%s cut: no reason given: %s" % (name, node.last_line()))
+        s.say("%s cut: %s" % (name, node.last_line()))
+        if name == "ledger.db":
+            copy(good, node.dir)  # the backup that it asks for
+        else:
+            with open(path, "wb") as f:
+                f.write(whole)
+        node.start()
+        s.settle(400, "%s cut and put back" % name)
+        s.compare()
+        s.no_fork()
+        s.resume()
+        seen.append(name)
+
+    s.pass_time(5)
+    node.stop()
+    flip_in_chunk(node, key, own=True)
+    node.start()
+    s.settle(400, "a byte of its own log flipped")
+    records = s.compare()
+    check(node.said("it goes on as incarnation 1") == 1, "n1 went on with a log that it could not trust")
+    return "healed or refused, and equal each time: %s, own byte (incarnation 1); %d records" % (
+        ", ".join(seen), records)
+
+
+@test(nodes=4)
+def restore(o):
+    """A folder put back as it was some time ago: with peers it adopts its own newer log."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    node, backup = s.nodes[1], os.path.join(s.work, "backup")
+    s.pass_time(10)
+    node.stop()
+    copy(node.dir, backup)
+    node.start()
+    s.pass_time(60)
+    s.settle(60)
+    newer = node.status()["step"]
+    s.resume()
+    node.kill()
+    copy(backup, node.dir)
+    node.start()
+    s.wait(lambda: node.said("peers hold more of this node's own log"), 120, "n1 takes its own records from its peers")
+    s.wait(lambda: (node.status() or {}).get("state") == "speaking", 400, "n1 speaks again")
+    check(node.status()["step"] >= newer, "n1 goes on at step %d, but had made %d" % (node.status()["step"], newer))
+    took = s.settle(60)
+    s.no_fork()
+    return "adopted its own log up to step %d; equal after %.1f s, %d records" % (newer, took, s.compare())
+
+
+@test(nodes=4)
+def clone(o):
+    """Two processes on two copies of one folder: one of them ends with status 75."""
+    s = Swarm(o, o.nodes, spare=1)
+    s.assemble()
+    s.pass_time(10)
+    node = s.nodes[1]
+    node.stop()
+    twin = s.add_node()
+    s.nodes.remove(twin)
+    copy(node.dir, twin.dir)
+    edit(os.path.join(twin.dir, "node.json"), r'"listen":\s*"[^"]*"', '"listen": "%s:%d"' % (twin.address, PORT))
+    node.start()
+    twin.start()
+    began = time.monotonic()
+    s.wait(lambda: not node.alive() or not twin.alive(), 180, "one of the two ends")
+    took = time.monotonic() - began
+    ended, lives = (node, twin) if not node.alive() else (twin, node)
+    ended.ended(75)
+    s.say("%s ended with 75: %s" % (ended.name, ended.last_line()))
+    s.nodes = [n for n in s.nodes if n is not node] + [lives]
+    time.sleep(20 * o.scale)
+    check(lives.alive(), "both copies ended: nobody is left to go on under this name")
+    settled = s.settle(180)
+    return "one ended with 75 after %.1f s; equal after %.1f s, %d records" % (took, settled, s.compare())
+
+
+# ---- clocks, descriptors, garbage ----
+
+
+@test(nodes=5)
+def clock(o):
+    """Wall clocks a year ahead, an hour behind, in 1970, and one that jumps while its node runs."""
+    library = faketime_library()
+    s = Swarm(o, o.nodes)
+    moves = ["+1y", "-1h", "@1970-01-02 00:00:00"]
+    rc = os.path.join(s.work, "clock")
+    s.found()
+    for i, node in enumerate(s.nodes):
+        environ = {"LD_PRELOAD": library, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "1"}
+        if i == 0:
+            with open(rc, "w", encoding="ascii") as f:
+                f.write("+0\n")
+            environ["FAKETIME_TIMESTAMP_FILE"] = rc
+        elif i <= len(moves):
+            environ["FAKETIME"] = moves[i - 1]
+        else:
+            environ = {}
+        if i > 0:
+            s.join(node, s.ticket(s.nodes[i - 1]), environ=environ)
+        node.start(environ=environ)
+        s.wait(lambda node=node: (node.status() or {}).get("state") == "speaking", 120, "%s speaks" % node.name)
+    s.wait_links()
+    s.pass_time(20)
+    for jump in ("-1h", "+400d", "-20d"):
+        with open(rc, "w", encoding="ascii") as f:
+            f.write(jump + "\n")
+        s.pass_time(15)
+        check(s.linked(), "a jump of the clock by %s cost links" % jump)
+    took = s.settle(60)
+    s.no_fork()
+    return "joined each by the one before, no link lost at three jumps; equal after %.1f s, %d records" % (
+        took, s.compare())
+
+
+@test(nodes=4)
+def fds(o):
+    """500 idle connections to a node, and another one that may open only 120 files."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    few = s.nodes[2]
+    few.stop()
+    few.start(wrap=("prlimit", "--nofile=120:120"))
+    s.wait_links()
+    target, idle = s.nodes[1], []
+    cpu, began, records = target.cpu_seconds(), time.monotonic(), s.nodes[0].status()["records"]
+    few_cpu = few.cpu_seconds()
+    while time.monotonic() - began < 60 * o.scale:
+        for n in (target, few):
+            for _ in range(500 - len(idle) if n is target else 20):
+                c = socket_in("n0", 2, 1)  # AF_INET, SOCK_STREAM
+                c.setblocking(False)
+                c.connect_ex((n.address, PORT))
+                idle.append(c)
+        time.sleep(2)
+        idle = [c for c in idle if still_open(c)]
+        s.witness()
+    seconds = time.monotonic() - began
+    cpu, few_cpu = target.cpu_seconds() - cpu, few.cpu_seconds() - few_cpu
+    made = s.nodes[0].status()["records"] - records
+    check(made > 0, "nothing came through while the connections stood")
+    for c in idle:
+        c.close()
+    took = s.settle(120)
+    s.wait_links(180)
+    return "%.1f %% of a core under 500 connections, %.1f %% with 120 files; %d records meanwhile, equal after " \
+           "%.1f s, %d records" % (100 * cpu / seconds, 100 * few_cpu / seconds, made, took, s.compare())
+
+
+def still_open(c):
+    try:
+        return c.recv(1 << 16) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@test(nodes=5, short=True)
+def garbage(o):
+    """Bytes flipped on the way so that TCP takes them, and rubbish sent to every port."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    s.emulator.tell("set all flip 5")
+    end, rubbish = time.monotonic() + 90 * o.scale, 0
+    while time.monotonic() < end:
+        for n in s.nodes:
+            c = socket_in("n%d" % s.rng.randrange(o.nodes), 2, 1)
+            c.settimeout(1)
+            try:
+                c.connect((n.address, PORT))
+                c.send(s.rng.choice([b"", b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE" + bytes(45)]) +
+                       s.rng.randbytes(s.rng.randrange(1, 400)))
+                rubbish += 1
+            except OSError:
+                pass
+            c.close()
+        s.witness()
+        time.sleep(0.5)
+    flipped = sum(c["flipped"] for c in s.counts())
+    s.emulator.tell("set all flip 0")
+    took = s.settle(180)
+    bad = [n.status()["bad_seals"] for n in s.nodes]
+    check(sum(bad) == 0, "damaged bytes came through CURVE: %s bad seals" % bad)
+    s.no_fork()
+    return "%d packets flipped, %d times rubbish; equal after %.1f s, %d records" % (flipped, rubbish, took, s.compare())
+
+
+# ---- newcomers and other versions ----
+
+
+@test(nodes=3)
+def newcomer(o):
+    """A node that joins over 64 kbit/s when a million records are there."""
+    wanted = int(1000000 * min(1, o.scale))
+    s = Swarm(o, o.nodes, rate=1000000)
+    s.found()
+    first, late = s.nodes[0], s.nodes[-1]
+    s.run_flags = ["--seal-records", "4096"]
+    authors = s.nodes[:-1]
+    first.start("--records", "1")
+    s.wait(lambda: (first.status() or {}).get("state") in ("speaking", "done"), 60, "the founder speaks")
+    for node in authors[1:]:
+        s.join(node, s.ticket(first))
+    first.stop()
+    for node in authors:
+        node.start("--records", str(wanted // len(authors)))
+    s.wait(lambda: all((n.status() or {}).get("step", 0) >= wanted // len(authors) for n in authors), 300,
+           "%d records are made" % wanted, every=2)
+    s.settle(300, "the records are made")
+    s.emulator.tell("set %d rate 64000 queue 16000 delay 150 jitter 10" % late.number)
+    s.thin = True
+    before, cpu, began = s.counts()[late.number]["delivered_bytes"], 0, time.monotonic()
+    s.join(late, s.ticket(first), seconds=600)
+    joined = time.monotonic() - began
+    late.start("--records", "0")
+    s.wait(lambda: (late.status() or {}).get("records", 0) >= wanted, 600, "the newcomer holds them", every=2)
+    took, cpu = time.monotonic() - began, late.cpu_seconds()
+    down = s.counts()[late.number]["delivered_bytes"] - before
+    s.settle(120)
+    records = s.compare()
+    return "%d records in %.0f s (%.1f s to join), %d bytes came down: %.2f a record; 1.2 x bytes / 6.9 kB/s " \
+           "would be %.0f s; %.1f s of processor" % (records, took, joined, down, down / records,
+                                                     1.2 * 1.04 * records / 6900, cpu)
+
+
+@test(nodes=4)
+def versions(o):
+    """A node of another protocol, then of another frame version among these: refused and said, never half."""
+    s = Swarm(o, o.nodes)
+    s.assemble()
+    node, took, said = s.nodes[1], [], []
+    for program, words in (("peerd_next_proto", "another protocol version"), ("peerd_next_frame", "does not parse")):
+        s.pass_time(10)
+        node.stop()
+        s.settle(60, "without n1")
+        held = s.nodes[0].status()["records"]
+        node.program = os.path.join(o.build, "tests/chaos", program)
+        node.start()
+        s.resume()
+        s.pass_time(30)
+        other = node.status()
+        heard = other["records"] - other["step"], held - s.own_records(s.nodes[0], node)
+        check(other["links"] == 0 and heard[0] <= heard[1] and other["missing"] == 0, "%s: half a conversation" % program)
+        said.append(sum(n.said(words) for n in s.nodes))
+        check(said[-1] > 0, "%s: nobody says why there is no link" % program)
+        check(s.nodes[0].status()["links"] == o.nodes - 2, "%s: the others lost each other" % program)
+        node.stop()
+        node.program = s.peerd
+        node.start()
+        s.resume()
+        took.append(s.settle(300, "%s is gone" % program))
+    s.no_fork()
+    return "no link and no record across versions; said %d and %d times; equal %.1f and %.1f s after going back, " \
+           "%d records" % (*said, *took, s.compare())
