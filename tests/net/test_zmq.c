@@ -520,6 +520,9 @@ START_TEST(hundreds_of_sessions_leave_nothing_behind) {
         if (round == 1)
             fds = count_fds();
     }
+    /* libzmq's own thread closes the last ones when it comes to it */
+    for (int i = 0; i < 1000 && count_fds() > fds + 4; i++)
+        pd_sleep_ms(10);
     ck_assert_uint_le(count_fds(), fds + 4);
     pd_net_free(a.net);
     pd_net_free(b.net);
