@@ -59,7 +59,7 @@ size_t pd_store_pending(const pd_store *s);
  */
 PD_CHECKED pd_err pd_store_maintain(pd_store *s, uint64_t now_ms);
 
-/* A whole copy at `path`, which must not exist yet, readable by its owner alone; commits first.  The
+/* A whole copy at `path`, which must not exist yet, readable by its owner alone; commits first. The
  * copy, put in place of ledger.db, counts as restored.  Errors: PD_EEXIST, PD_EIO, PD_EFULL.
  */
 PD_CHECKED pd_err pd_store_backup(pd_store *s, const char *path);

@@ -185,8 +185,7 @@ static void show_progress(pd_node *n) {
                 "%s · step %llu · loss %.3f%s · peers %u/%u · records %llu · in %.0f out %.0f B/s",
                 s.voice == PD_VOICE_LISTENING ? "listening" : pd_trainer_state_names[t.state],
                 (unsigned long long)s.step, t.loss, held, s.links, s.members,
-                (unsigned long long)s.records, n->watch.rate.in_per_s,
-                n->watch.rate.out_per_s);
+                (unsigned long long)s.records, n->watch.rate.in_per_s, n->watch.rate.out_per_s);
 }
 
 /* ---- the loop ---- */

@@ -73,8 +73,8 @@ typedef struct pd_node {
     pd_event deferred[PD_DEFERRED_MAX]; /* events that carrying out an action made */
     uint32_t n_deferred;
     pd_action actions[PD_ACTIONS_MAX];
-    uint64_t last_news_ms; /* the ledger grew */
-    uint64_t started_ms, core_ms; /* core: since then it has heard of peers */
+    uint64_t last_news_ms;                   /* the ledger grew */
+    uint64_t started_ms, core_ms;            /* core: since then it has heard of peers */
     uint64_t records_before, foreign_before; /* of answer.c: held when it started */
     pd_watch watch;
     bool stopping, stopped, leaving;
@@ -82,8 +82,8 @@ typedef struct pd_node {
     void *question; /* of question.c: being answered by another thread */
 } pd_node;
 
-/* Keep SIGTERM and SIGINT for the loop.  Before the model is opened: its pool's threads inherit the mask, and a signal that
- * one of them took would end the process unsealed.
+/* Keep SIGTERM and SIGINT for the loop.  Before the model is opened: its pool's threads inherit the
+ * mask, and a signal that one of them took would end the process unsealed.
  */
 void pd_node_hold_signals(void);
 /* Run until stopped, signals held; the process' exit status.  site is borrowed. */

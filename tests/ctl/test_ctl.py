@@ -60,9 +60,14 @@ class Node:
     def stop(self, how=signal.SIGTERM):
         if self.proc and self.proc.poll() is None:
             self.proc.send_signal(how)
-        if self.proc:
-            self.proc.wait(PATIENCE_S)
+        try:
+            status = self.proc.wait(PATIENCE_S) if self.proc else 0
+        except subprocess.TimeoutExpired:
+            self.proc.kill()  # nothing is left running
+            status = self.proc.wait()
         self.proc = None
+        if how == signal.SIGTERM and status:
+            raise AssertionError(f"{self.dir} ended with {status}\n{self.said()}")
 
     def ctl(self, *words, ok=(0,)):
         return run(PEERCTL, "-d", self.dir, *words, ok=ok)
@@ -93,7 +98,7 @@ class Node:
 class Nodes(unittest.TestCase):
     def setUp(self):
         self.work = tempfile.mkdtemp(prefix="pd-ctl-")
-        self.addCleanup(shutil.rmtree, self.work)
+        self.addCleanup(shutil.rmtree, self.work)  # last, after the nodes have ended
         self.data = self.work + "/data.jsonl"
         with open(self.data, "w") as f:
             for i in range(30):
@@ -105,7 +110,7 @@ class Nodes(unittest.TestCase):
         space = ["--space", "lora", "--rank", "1", "--targets", "q", "--eps", "0.01", "--lr", "1e-4", "--clip", "1"]
         self.alpha, self.beta = Node(self.work + "/alpha"), Node(self.work + "/beta")
         for node in (self.alpha, self.beta):
-            self.addCleanup(node.stop, signal.SIGKILL)
+            self.addCleanup(node.stop)
         run(PEERD, "init", self.alpha.dir, *self.local, *space)
 
     def start_alpha(self, *flags):

@@ -128,7 +128,7 @@ def frames_to_core():
     vv = b"\x0a\x01" + varint(1) + varint(3) + varint(78)
     ping = b"\x0e\x01\x02\x03\x04\x00"
     bye = b"\x12\x01"
-    join = b"\x13" + key(9) + bytes(64) + b"\x00" + varint(1) + b"x"
+    join = b"\x13" + key(9) + seal(9) + b"\x00" + varint(1) + b"x"
     fileq = b"\x15" + bytes(16) + varint(0) + varint(8000)
     filea = b"\x16" + bytes(16) + varint(0) + varint(3) + varint(3) + b"abc"
     tick = bytes([3 | 40 << 2])
