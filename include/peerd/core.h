@@ -183,7 +183,7 @@ size_t pd_core_bytes(const pd_core_conf *conf);
  * Actions of the start (ALLOW for each member) come out of the first step.
  *
  * Errors: PD_EUSAGE (own or founder's key missing), PD_ENOMEM (arena too small), PD_EMISMATCH (a
- *         log in the ledger is not what its seal covers), PD_EFULL (more members than the table).
+ *         log in the ledger is not what its seal covers), PD_EFULL (more incarnations than the tables hold).
  */
 PD_CHECKED pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, const pd_core_log *log,
                                uint64_t now_ms, void *arena, size_t arena_bytes, pd_core **out);

@@ -14,7 +14,7 @@
 #include "peerd/ledger.h"
 #include "peerd/replay.h"
 
-enum { PD_REPLICA_PENDING_MAX = 4096, PD_AUTHORS_MAX = 16 * PD_INCARNATIONS };
+enum { PD_REPLICA_PENDING_MAX = 4096, PD_AUTHORS_MAX = 1024 };
 
 typedef struct pd_replica {
     pd_replay replay;

@@ -112,8 +112,8 @@ static void mesh(pd_core *c) {
     }
 }
 
-/* Too few links, or too few of our own choice: at once; one less than wanted: one call at a look,
- * so that nodes that start together leave each other places.
+/* Too few links of our own choice: at once.  Fewer than wanted: one call every few seconds, so that
+ * nodes that start together leave each other places.
  */
 static void partial(pd_core *c, uint32_t n) {
     uint32_t own = n;
@@ -127,19 +127,23 @@ static void partial(pd_core *c, uint32_t n) {
         pd_dial_soon(c, c->view.orphan_ms);
         return;
     }
-    uint32_t want = PD_VIEW_LINKS + c->view.rotating, least = PD_VIEW_OWN + 1;
-    bool one = false;
-    while (n < least || (own < PD_VIEW_OWN && n < PD_VIEW_LINKS_MAX) || (n < want && !one)) {
-        uint16_t m = pd_view_choose(c, false);
+    uint32_t want = PD_VIEW_LINKS + c->view.rotating;
+    if (own < PD_VIEW_OWN && want < n + PD_VIEW_OWN - own)
+        want =
+            n + PD_VIEW_OWN - own < PD_VIEW_LINKS_MAX ? n + PD_VIEW_OWN - own : PD_VIEW_LINKS_MAX;
+    while (n < want) {
+        bool at_once = n < PD_VIEW_OWN || own < PD_VIEW_OWN;
+        uint16_t m = at_once || c->now >= c->view.fill_ms ? pd_view_choose(c, false) : PD_NONE;
         if (m == PD_NONE)
             break;
-        one |= n >= least && own >= PD_VIEW_OWN;
+        c->view.fill_ms = c->now + pd_jitter(c, PD_SURVEY_MS, 50);
         dial(c, &c->member[m], false);
         n++;
         own++;
     }
     if (n < want)
-        pd_dial_soon(c, c->now + pd_jitter(c, PD_SURVEY_MS, 50));
+        pd_dial_soon(c, c->now < c->view.fill_ms ? c->view.fill_ms
+                                                 : c->now + pd_jitter(c, PD_SURVEY_MS, 50));
 }
 
 void pd_dial_tick(pd_core *c) {

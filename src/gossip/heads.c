@@ -53,7 +53,7 @@ void pd_heads_take(pd_core *c, pd_link *l, const pd_item *it) {
         l->vv_due = l->want = true;
         l->vv_next = 0;
     }
-    if ((it->u.heads.flags & PD_VV_WANT) && (!l->vv_out || c->now >= l->vv_ms + 1000))
+    if ((it->u.heads.flags & PD_VV_WANT) && (!l->vv_out || c->now >= l->vv_ms + PD_QUIET_MS))
         l->vv_due = l->want = true;
     if (!(it->u.heads.flags & PD_VV_MORE))
         compared(c, l);
@@ -69,15 +69,15 @@ static void all_equal(pd_core *c, pd_link *l) {
     compared(c, l);
 }
 
-/* While everything moves no two nodes are ever equal, and HEADS do the work: a VV is due where both
- * hold as much but not the same, or where nothing moves.
+/* While everything moves no two nodes are ever equal, and HEADS do the work: a VV is due where
+ * nothing moves and they still differ.
  */
 void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, bool hello) {
     if (vv_hash == c->vv_hash && total == c->total) {
         all_equal(c, l);
         return;
     }
-    bool still = total == c->total || c->now >= c->grown_ms + PD_QUIET_MS;
+    bool still = c->now >= c->grown_ms + PD_QUIET_MS;
     if (hello || c->now >= l->vv_ms + (still ? PD_LAZY_MS : PD_VV_MS))
         l->vv_due = l->vv_want = l->want = true;
 }

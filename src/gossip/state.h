@@ -293,6 +293,7 @@ typedef struct pd_view {
     uint64_t survey_ms, dial_ms; /* when to look at all members again */
     uint64_t rotate_ms, compare_ms;
     uint64_t orphan_ms; /* a lost link is not replaced before */
+    uint64_t fill_ms;   /* nor is a link beyond the least dialled before */
     bool rotating;      /* one link more than wanted: when it is up another goes */
     uint16_t suggested[PD_ALTERNATIVES_MAX]; /* members that a full node named */
     uint32_t n_suggested;

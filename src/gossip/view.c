@@ -46,14 +46,33 @@ static const pd_addr *place_of(const pd_member *m) {
     return m->n_addrs ? &m->addrs[0] : m->n_hints ? &m->hints[0] : NULL;
 }
 
-static bool is_near(const pd_core *c, const pd_member *m) { /* one of a neighbour's network */
+/* Where the neighbours are, those being dialled with them. */
+typedef struct near_by {
+    const pd_addr *at[PD_LINKS_MAX + PD_VIEW_LINKS_MAX];
+    uint32_t n;
+} near_by;
+
+static void add_place(const pd_core *c, near_by *near, uint32_t member) {
+    const pd_addr *a = place_of(&c->member[member]);
+    if (a && near->n < sizeof near->at / sizeof *near->at)
+        near->at[near->n++] = a;
+}
+
+static void find_neighbours(const pd_core *c, near_by *near) {
+    near->n = 0;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++)
+        if (c->link[i].session && !c->link[i].compare)
+            add_place(c, near, c->link[i].member);
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].dialing)
+            add_place(c, near, i);
+}
+
+static bool is_near(const near_by *near, const pd_member *m) { /* one of a neighbour's network */
     const pd_addr *a = place_of(m);
-    for (unsigned i = 0; a && i < PD_LINKS_MAX; i++) {
-        const pd_link *l = &c->link[i];
-        const pd_addr *b = l->session && !l->compare ? place_of(&c->member[l->member]) : NULL;
-        if (b && same_net(a, b))
+    for (uint32_t i = 0; i < near->n; i++)
+        if (same_net(a, near->at[i]))
             return true;
-    }
     return false;
 }
 
@@ -66,9 +85,9 @@ static bool is_candidate(const pd_core *c, uint32_t i, bool anyone) {
 }
 
 /* The k-th candidate, not near a neighbour or near one. */
-static uint16_t kth(const pd_core *c, bool anyone, bool near_one, uint64_t k) {
+static uint16_t kth(const pd_core *c, const near_by *near, bool anyone, bool near_one, uint64_t k) {
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (is_candidate(c, i, anyone) && is_near(c, &c->member[i]) == near_one && k-- == 0)
+        if (is_candidate(c, i, anyone) && is_near(near, &c->member[i]) == near_one && k-- == 0)
             return (uint16_t)i;
     return PD_NONE;
 }
@@ -81,12 +100,14 @@ uint16_t pd_view_choose(pd_core *c, bool compare) {
         if (is_candidate(c, m, true))
             return m;
     }
-    uint64_t far = 0, near = 0;
+    near_by near;
+    uint64_t far = 0, close = 0;
+    find_neighbours(c, &near);
     for (uint32_t i = 0; i < c->n_members; i++)
         if (is_candidate(c, i, anyone))
-            *(is_near(c, &c->member[i]) ? &near : &far) += 1;
-    uint64_t n = far ? far : near;
-    return n ? kth(c, anyone, !far, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
+            *(is_near(&near, &c->member[i]) ? &close : &far) += 1;
+    uint64_t n = far ? far : close;
+    return n ? kth(c, &near, anyone, !far, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
 }
 
 /* ---- places ---- */
