@@ -146,7 +146,7 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
     l->peer_hash = h->memb_hash;
     if (l->hello_out)
         pd_alias_base(c, l);
-    if (first && !pd_view_takes(c, l, h)) {
+    if (!pd_link_of(c, l->member) && !pd_view_takes(c, l, h)) {
         pd_link_bye_full(c, l);
         return;
     }

@@ -110,7 +110,7 @@ void box_finish(box *b) {
 
 void box_open(box *b) {
     pd_core_crypto crypto = {b, sign, verify, draw};
-    pd_core_log log = {b, log_seal, log_read, log_file};
+    pd_core_log log = {.ctx = b, .seal = log_seal, .read = log_read, .file = log_file};
     pd_known_addr known[BOX_NODES];
     pd_core_conf conf = {.manifest = "text",
                          .manifest_bytes = 4,
