@@ -125,10 +125,11 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
         return;
     }
     if (h->proto != PD_PROTO) {
-        pd_note(c, PD_LOG_WARN,
-                "%s speaks another protocol version, %u, and this node %u: no link until one of the "
-                "two is brought up to date",
-                *m->name ? m->name : pd_short(m->key, (char[9]){0}), h->proto, PD_PROTO);
+        pd_note(
+            c, PD_LOG_WARN,
+            "%s speaks another protocol version, %u, and this node %u: no link until one of the "
+            "two is brought up to date",
+            *m->name ? m->name : pd_short(m->key, (char[9]){0}), h->proto, PD_PROTO);
         pd_link_bye(c, l, PD_BYE_VERSION);
         return;
     }

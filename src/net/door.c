@@ -8,9 +8,9 @@
  *   - there is no call to drop one inbound peer: its descriptor (ZMQ_SRCFD) is shut down
  *   - without MANDATORY a full peer loses frames silently, with it a blocking send waits for ever:
  *     MANDATORY and DONTWAIT
- *   - its heartbeats end in an assert of its when a connection breaks whose frames nobody took in time
- *     (a stopped process; a pong is written to a socket that is no more): the kernel's keepalive and
- *     the core's own pings do their work
+ *   - its heartbeats end in an assert of its when a connection breaks whose frames nobody took in
+ * time (a stopped process; a pong is written to a socket that is no more): the kernel's keepalive
+ * and the core's own pings do their work
  *   - HANDOVER lets one member take another's routing id: never
  *   - a ZAP answer 300 is told to nobody and both ends wait out the handshake timer: 500 for later
  */

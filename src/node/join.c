@@ -335,8 +335,8 @@ static pd_err open_core(joiner *j) {
     return e ? e : pd_core_open(&conf, &crypto, &log, pd_clock_ms(), j->arena, bytes, &j->core);
 }
 
-/* Members send their records, too, and before the file: over a thin link it may stand behind minutes
- * of them.
+/* Members send their records, too, and before the file: over a thin link it may stand behind
+ * minutes of them.
  */
 static void note_progress(joiner *j) {
     pd_core_status s;

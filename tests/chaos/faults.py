@@ -499,7 +499,8 @@ def garbage(o):
     bad = [n.status()["bad_seals"] for n in s.nodes]
     check(sum(bad) == 0, "damaged bytes came through CURVE: %s bad seals" % bad)
     s.no_fork()
-    return "%d packets flipped, %d times rubbish; equal after %.1f s, %d records" % (flipped, rubbish, took, s.compare())
+    return "%d packets flipped, %d times rubbish; equal after %.1f s, %d records" % (
+        flipped, rubbish, took, s.compare())
 
 
 # ---- newcomers and other versions ----
