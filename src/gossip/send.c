@@ -73,7 +73,8 @@ static bool put_heads(pd_core *c, pd_link *l, pd_writer *w) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
         const pd_link_log *ll = &l->log[i];
-        uint64_t head = pd_log_at_index(c, i)->held;
+        const pd_log *log = pd_log_at_index(c, i);
+        uint64_t head = PD_BUG(PD_BUG_HEADS_AS_OWN) ? log->goal : log->held;
         uint16_t author = c->author[i / PD_STREAMS].member;
         if (head <= ll->peer || head <= ll->told || head <= ll->sent || author == l->member ||
             author == c->self)

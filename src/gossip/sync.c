@@ -169,7 +169,7 @@ static void repair(pd_core *c, uint32_t index) {
         return;
     }
     close_pull(c, log); /* what was open has had its time */
-    if (c->repairs >= PD_REPAIRS_MAX)
+    if (c->repairs >= PD_REPAIRS_MAX && !PD_BUG(PD_BUG_NO_PATIENCE))
         return;
     pd_link *l = choose(c, index);
     if (!l)
@@ -178,6 +178,8 @@ static void repair(pd_core *c, uint32_t index) {
     log->backoff_ms = twice < PD_REPAIR_MS       ? PD_REPAIR_MS
                       : twice > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
                                                  : twice;
+    if (PD_BUG(PD_BUG_NO_PATIENCE))
+        log->backoff_ms = 50;
     log->pull = pd_link_index(c, l);
     log->pull_ms = c->now + log->backoff_ms;
     c->repairs++;

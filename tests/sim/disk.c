@@ -251,7 +251,7 @@ void disk_forget(sim *s) {
         uint64_t most = 0;
         for (uint32_t i = 0; i < s->n_nodes; i++) {
             uint64_t n = held(&s->nodes[i], log)->n;
-            most = n > most && !s->nodes[i].evil_now ? n : most;
+            most = n > most && !s->nodes[i].evil_now && !s->nodes[i].gone ? n : most;
         }
         if (s->nodes[t->owner].forgets && t->seen > most)
             t->seen = most;

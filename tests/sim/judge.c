@@ -21,6 +21,7 @@ enum {
     LISTEN_MS = 360000,   /* a backup put back just now */
     LATE_MS = 5000,
     STEADY_MS = 60000,
+    AFTERMATH_MS = 100000, /* a session that a fault broke may take a minute to die of it */
     GIVE_UP = 3,          /* bounds until a run counts as never agreeing */
 };
 
@@ -127,6 +128,7 @@ static void heal(sim *s) {
         if (n->busy_until > s->now) /* a stopped process goes on */
             n->busy_until = s->now;
     }
+    disk_forget(s);
 }
 
 static bool unsealed_late(sim *s) {
@@ -179,6 +181,7 @@ static uint64_t pulls_sent(const sim *s) {
 
 /* Records again, without faults: what costs the least must also be what happens. */
 void judge_steady(sim *s) {
+    sim_run(s, s->until + AFTERMATH_MS);
     uint64_t sent = s->segment_bytes, pulls = pulls_sent(s), records = s->records, live = 0;
     char why[160];
     for (uint32_t i = 0; i < s->n_members; i++)

@@ -36,7 +36,7 @@ void node_init(sim *s, uint32_t i) {
     for (uint32_t k = 0; k < s->n_faults; k++) {
         const fault *f = &s->faults[k];
         bool forgets = f->kind == F_RESTORE || f->kind == F_LIE || f->kind == F_ROT || f->kind == F_CLONE ||
-                       (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT);
+                       (f->kind == F_LEAVE && f->arg) || (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT);
         n->forgets |= f->node == i && forgets && !f->dropped;
     }
     if (s->o.table)
@@ -179,7 +179,7 @@ static void try_join(sim *s, node *n) {
     sim_push(s, s->now + JOIN_AGAIN_MS, W_JOIN, n->index); /* again, if it comes to nothing */
     if (n->join)
         return;
-    if (n->ticket.inviter == NOBODY) {
+    if (n->ticket.inviter == NOBODY || s->nodes[n->ticket.inviter].gone || s->nodes[n->ticket.inviter].evil_now) {
         uint32_t who = (uint32_t)draw(&n->r, 0, s->n_members - 1);
         if (who == n->index || !can_invite(s, &s->nodes[who]))
             who = 0;
@@ -248,6 +248,7 @@ void node_turn(sim *s, node *n, const fault *f) {
         disk_fork(s, n->index);
     s->distrust = true;
     n->up = n->evil_now = true;
+    disk_forget(s);
     n->puppet = evil_open(s, n, f);
     sim_push(s, s->now + 1, W_EVIL, n->index);
 }

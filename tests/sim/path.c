@@ -86,7 +86,7 @@ static uint64_t delay_base(const sim *s, uint32_t from, uint32_t to) {
 
 static uint64_t delay(const sim *s, pd_rng *r, uint32_t from, uint32_t to) {
     uint64_t base = delay_base(s, from, to);
-    switch (s->o.seed % 3) {
+    switch (s->healed ? 0 : s->o.seed % 3) {
     case 0:
         return base;
     case 1:

@@ -260,8 +260,8 @@ void fault_begin(sim *s, uint32_t number) {
     node *n = f->node == NOBODY ? NULL : &s->nodes[f->node];
     pd_rng r = {f->seed};
     f->begun = true;
-    sim_say(s, "-- fault %u: %s n%u for %llu ms", number, fault_name[f->kind], f->node,
-            (unsigned long long)(f->end - f->at));
+    sim_say(s, "-- fault %u: %s %s%u for %llu ms", number, fault_name[f->kind], n ? "n" : "everywhere, ",
+            n ? f->node : (uint32_t)f->arg, (unsigned long long)(f->end - f->at));
     switch (f->kind) {
     case F_RESET:
     case F_HALF_OPEN:
@@ -302,7 +302,7 @@ void fault_begin(sim *s, uint32_t number) {
 void fault_end(sim *s, uint32_t number) {
     const fault *f = &s->faults[number];
     pd_rng r = {f->seed + 1};
-    sim_say(s, "-- fault %u ends: %s n%u", number, fault_name[f->kind], f->node);
+    sim_say(s, "-- fault %u ends: %s", number, fault_name[f->kind]);
     if (f->kind == F_RESTORE || f->kind == F_LIE) {
         node *n = &s->nodes[f->node];
         if (!n->shadow_taken || !n->core)
