@@ -292,6 +292,20 @@ void disk_copy(sim *s, node *to, const node *from) {
     to->incarnation = to->next_incarnation = from->incarnation;
 }
 
+void disk_lose_last_seals(sim *s) {
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
+        truth *t = &s->truths[log];
+        if (t->stream != PD_STREAM_GRADIENTS || t->n_seals < 2 || t->forked)
+            continue;
+        t->n = t->seen = t->seals[--t->n_seals - 1].n;
+        for (uint32_t i = 0; i < s->n_nodes; i++) {
+            slog *l = disk_log(s, &s->nodes[i], log);
+            l->n = l->n > t->n ? t->n : l->n;
+            l->durable = l->n;
+        }
+    }
+}
+
 void disk_free(node *n) {
     for (uint32_t i = 0; i < n->n_logs; i++)
         if (n->logs[i].own) {

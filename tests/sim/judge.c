@@ -129,6 +129,28 @@ static void heal(sim *s) {
             n->busy_until = s->now;
     }
     disk_forget(s);
+    if (BROKEN(s, BROKEN_PROCESS))
+        abort();
+    for (uint32_t i = 0; BROKEN(s, BROKEN_KEYS) && i < s->n_members; i++)
+        disk_fork(s, i);
+}
+
+/* All disks forget their newest seal while nobody runs: what was acknowledged is gone. */
+static void lose_seals(sim *s) {
+    pd_rng r = rng_of(s->o.seed, "broken", 0);
+    for (uint32_t i = 0; i < s->n_nodes; i++)
+        node_crash(s, &s->nodes[i], &r, false);
+    disk_lose_last_seals(s);
+}
+
+/* Is there anything left to judge?  Authors of whom several versions are out are not. */
+static bool is_judgeable(const sim *s) {
+    uint32_t forked = 0, whole = 0;
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
+        forked += s->truths[log].forked;
+        whole += !s->truths[log].forked && s->truths[log].seen;
+    }
+    return whole || !forked;
 }
 
 static bool unsealed_late(sim *s) {
@@ -149,7 +171,13 @@ static bool unsealed_late(sim *s) {
 void judge_liveness(sim *s) {
     char why[160] = "";
     uint64_t from = s->now;
+    if (BROKEN(s, BROKEN_DISKS))
+        lose_seals(s);
     heal(s);
+    if (!is_judgeable(s)) {
+        sim_fail(s, NO_JUDGE, "atlas", "more than one version of every log is out");
+        return;
+    }
     uint64_t bound = bound_ms(s);
     sim_run(s, s->now + 1000);
     while (!s->code && !judge_converged(s, why, sizeof why)) {
@@ -163,7 +191,7 @@ void judge_liveness(sim *s) {
         if (s->now > from + 2 * STEADY_MS + SYNC_MS && !s->code)
             unsealed_late(s);
     }
-    if (!s->code && s->now > from + bound)
+    if (!s->code && s->now > from + (BROKEN(s, BROKEN_BOUND) ? 0 : bound))
         sim_fail(s, BOUND, "L1", "agreement took %llu s, the bound is %llu s", (unsigned long long)(s->now - from) / 1000,
                  (unsigned long long)bound / 1000);
     if (!s->code)

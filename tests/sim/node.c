@@ -76,7 +76,10 @@ static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t siz
 }
 
 static uint64_t entropy(void *ctx) {
-    return pd_rng_next(&((node *)ctx)->r);
+    node *n = ctx;
+    if (BROKEN(n->world, BROKEN_ENTROPY))
+        n->r.state ^= n->world->o.epoch_ms;
+    return pd_rng_next(&n->r);
 }
 
 static const pd_core_crypto *crypto_of(node *n, pd_core_crypto *c) {
@@ -277,7 +280,7 @@ static void store(sim *s, node *n, const pd_action *a) {
         return;
     }
     if (!a->own) {
-        disk_append(s, n, log, a->at, a->p, a->n, a->seal);
+        disk_append(s, n, log, a->at + BROKEN(s, BROKEN_APPEND), a->p, a->n, a->seal);
         return;
     }
     disk_sealed(s, n, log, a->at, a->p, a->n, a->seal);
@@ -302,7 +305,7 @@ static void stored(sim *s, node *n, const happening *h) {
     const truth *t = &s->truths[log];
     size_t size = h->n - 64;
     pd_event e = {.kind = PD_EV_STORED, .author = t->author, .stream = t->stream, .at = h->b + size};
-    if (fault_at(s, F_FULL, n->index))
+    if (fault_at(s, F_FULL, n->index) || (BROKEN(s, BROKEN_STORE) && s->healed))
         e.kind = PD_EV_STORE_FAILED;
     else {
         disk_append(s, n, log, h->b, h->p, size, h->p + size);
@@ -314,7 +317,8 @@ static void stored(sim *s, node *n, const happening *h) {
             sim_push(s, s->now + 2000, W_START, n->index);
             return;
         }
-        disk_commit(s, n);
+        if (!BROKEN(s, BROKEN_COMMIT))
+            disk_commit(s, n);
         s->records += t->stream == PD_STREAM_GRADIENTS ? size : 0;
     }
     node_step(s, n, &e);
@@ -344,8 +348,10 @@ typedef struct clogs {
 } clogs;
 
 static void send(sim *s, node *n, const pd_action *a, clogs *full) {
+    s->saw_segment = false;
     if (n->core)
         watch_frame(s, n, a->session, a->p, a->n);
+    n->data_out += s->saw_segment ? path_wire_bytes(a->n) : 0;
     if (path_send(s, n, a->session, a->p, a->n) && full->n < PD_SESSIONS_MAX)
         full->session[full->n++] = a->session;
 }
@@ -385,6 +391,8 @@ static bool carry_out(sim *s, node *n, const pd_action *a, clogs *full) {
     case PD_ACT_JOINED:
         disk_commit(s, n);
         n->member = true;
+        if (BROKEN(s, BROKEN_GATE))
+            n->ticket.inviter = NOBODY;
         end_process(n);
         sim_push(s, s->now, W_START, n->index);
         return false;
@@ -454,7 +462,8 @@ static void gradient(sim *s, node *n) {
 static void take_frame(sim *s, node *n, uint64_t session) {
     packet *p = path_arrive(s, session);
     uint32_t peer = path_other(s, session)->node;
-    bool noise = n->core && s->nodes[peer].evil_now && fault_at(s, F_GARBAGE, peer);
+    bool garbled = s->nodes[peer].evil_now && fault_at(s, F_GARBAGE, peer);
+    bool noise = n->core && (garbled || BROKEN(s, BROKEN_PEACE));
     pd_core_status before, after;
     if (!p)
         return;
@@ -521,6 +530,8 @@ static void commit(sim *s, node *n) {
     sim_push(s, s->now + COMMIT_MS, W_COMMIT, n->index);
     if (!fault_at(s, F_FULL, n->index) && !fault_at(s, F_STALL, n->index))
         disk_commit(s, n);
+    if (BROKEN(s, BROKEN_SESSIONS) && s->healed && n->index == 0 && percent(&n->r, 5))
+        path_reset(s, &n->r, n->index, false);
 }
 
 /* When this event can be looked at: a stopped process sees nothing, a slow reader no frames. */
@@ -606,5 +617,6 @@ void node_digest(sim *s, node *n, uint8_t out[16]) {
         if (t->stream == PD_STREAM_GRADIENTS && l->n && !t->forked)
             pd_replay_fold(&s->replay, a, COORDS, &t->author, 0, t->bytes, (size_t)l->n);
     }
+    a[0] += BROKEN(s, BROKEN_DIGEST);
     pd_replay_digest(a, COORDS, out);
 }

@@ -45,6 +45,8 @@ static bool cuts(const fault *f, uint32_t from, uint32_t to, uint64_t at) {
 }
 
 bool path_blocked(const sim *s, uint32_t from, uint32_t to, uint64_t at) {
+    if (BROKEN(s, BROKEN_PATH) && from + to == 1)
+        return true;
     for (uint32_t i = 0; i < s->n_faults; i++)
         if (fault_in_force(s, &s->faults[i], at) && cuts(&s->faults[i], from, to, at))
             return true;
@@ -212,7 +214,7 @@ void path_dial(sim *s, node *from, const uint8_t key[32], const pd_addr *addr) {
 
 /* ---- frames ---- */
 
-static uint64_t wire_bytes(size_t n) {
+uint64_t path_wire_bytes(size_t n) {
     return n + FRAMING + PACKET * ((n + FRAMING) / PACKET_BYTES + 1);
 }
 
@@ -223,7 +225,7 @@ static uint64_t passes(sim *s, pipe_end *e, uint32_t to, size_t n) {
     if (from->uplink_us < now_us)
         from->uplink_us = now_us;
     if (rate)
-        from->uplink_us += wire_bytes(n) * 1000000 / rate;
+        from->uplink_us += path_wire_bytes(n) * 1000000 / rate;
     uint64_t at = unclogged(s, e->node, unclogged(s, to, from->uplink_us / 1000)), waited = 0;
     uint64_t rto = 2 * rtt(s, e->node, to) + RTO_MS;
     for (; path_blocked(s, e->node, to, at) || percent(&e->r, (unsigned)loss); rto *= 2) {
@@ -239,7 +241,7 @@ static uint64_t passes(sim *s, pipe_end *e, uint32_t to, size_t n) {
 static void transmit(sim *s, pipe_end *e, packet *p) {
     pipe_end *o = path_other(s, e->session);
     uint64_t at = 0;
-    s->nodes[e->node].bytes_out += wire_bytes(p->n);
+    s->nodes[e->node].bytes_out += path_wire_bytes(p->n);
     if (e->open && o->open && !e->doomed && !o->told && (at = passes(s, e, o->node, p->n)) != 0) {
         e->last = at;
         e->flight += p->n;
@@ -270,6 +272,8 @@ bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n)
         abort();
     k->n = n;
     memcpy(k->bytes, p, n);
+    if (BROKEN(s, BROKEN_WIRE) && percent(&e->r, 1))
+        k->bytes[draw(&e->r, 0, n - 1)] ^= 1;
     if (e->flight && e->flight + n > s->buffer_bytes && path_other(s, session)->open && !e->doomed) {
         e->held = k;
         return true;

@@ -11,7 +11,8 @@
  *   --hash                           print only the trace of all runs
  *   --real-keys                      Ed25519 instead of keyed hashes
  *   --records K                      records a seal (--table)
- *   --plant NAME                     with a bug planted in the core (peersim_planted only); all: each must be found
+ *   --plant NAME                     with a bug planted in the core; all: each must be found
+ *   --broken                         with the world around the core broken: each law must tell (both: peersim_planted)
  *
  * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of one seed
  * differ, 20 no run can be judged.
@@ -29,7 +30,7 @@ typedef struct command {
     uint32_t n_seeds, room_seeds;
     uint64_t fresh, hours;
     unsigned jobs;
-    bool twice, hash, table;
+    bool twice, hash, table, broken;
     const char *plant;
 } command;
 
@@ -69,10 +70,49 @@ static int find_planted(const command *c) {
     }
     return missed ? 1 : 0;
 }
+
+typedef struct breakage {
+    const char *name, *law;
+    int code;
+} breakage;
+static const breakage breakages[BROKEN_KINDS] = {
+    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},     [BROKEN_APPEND] = {"append", "S3", SAFETY},
+    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},     [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_PEACE] = {"peace", "S10", SAFETY},      [BROKEN_GATE] = {"gate", "S11", SAFETY},
+    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL}, [BROKEN_PATH] = {"path", "L1", LIVENESS},
+    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},     [BROKEN_STORE] = {"store", "L3", LIVENESS},
+    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS}, [BROKEN_BOUND] = {"bound", "L1", BOUND},
+    [BROKEN_PROCESS] = {"process", "crash", CRASHED}, [BROKEN_KEYS] = {"keys", "atlas", NO_JUDGE},
+};
+
+/* Each breakage of the world is told, by the law it breaks. */
+static int find_broken(const command *c) {
+    enum { SEEDS = 40 };
+    uint64_t seeds[SEEDS];
+    int missed = 0;
+    for (uint64_t i = 0; i < SEEDS; i++)
+        seeds[i] = i + 1;
+    for (int i = 1; i < BROKEN_KINDS; i++) {
+        options o = c->o;
+        o.broken = (broken)i;
+        printf("%s\n  ", breakages[i].name);
+        batch b = {.seeds = seeds, .n = SEEDS, .jobs = c->jobs, .twice = i == BROKEN_ENTROPY, .until_law = breakages[i].law};
+        run_batch(&o, &b);
+        bool found = b.failed && b.first.code == breakages[i].code && !strcmp(b.first.law, breakages[i].law);
+        if (!found)
+            printf("  NOT FOUND: %s with exit status %d\n", breakages[i].law, breakages[i].code);
+        missed += !found;
+    }
+    return missed ? 1 : 0;
+}
 #else
 static bool choose_plant(const char *name) {
     (void)name;
     return false;
+}
+static int find_broken(const command *c) {
+    (void)c;
+    return 2;
 }
 static int find_planted(const command *c) {
     (void)c;
@@ -199,6 +239,8 @@ static bool flag(command *c, const char *name) {
         return c->hash = true;
     if (!strcmp(name, "--table"))
         return c->table = true;
+    if (!strcmp(name, "--broken"))
+        return c->broken = true;
     if (!strcmp(name, "--real-keys"))
         return c->o.ed25519 = true;
     return false;
@@ -214,9 +256,9 @@ static void add_fresh(command *c, uint64_t n) {
 }
 
 static void print_sum(const batch *b, time_t began) {
-    printf("%zu runs, %zu failed; %.1f hours simulated, %llu steps, %llu frames, %llu records; agreement after %.0f s at "
+    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu frames, %llu records; agreement after %.0f s at "
            "most; %llu logs struck; trace %016llx; %lld s\n",
-           b->n, b->failed, (double)b->simulated_ms / 3600000, (unsigned long long)b->steps, (unsigned long long)b->frames,
+           b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000, (unsigned long long)b->steps, (unsigned long long)b->frames,
            (unsigned long long)b->records, (double)b->healed_ms / 1000, (unsigned long long)b->struck,
            (unsigned long long)b->trace, (long long)(time(NULL) - began));
     fflush(stdout);
@@ -231,7 +273,7 @@ static int run(command *c) {
     else
         print_sum(&b, began);
     if (!b.failed)
-        return OK;
+        return b.unjudged == b.n ? NO_JUDGE : OK;
     options o = c->o;
     o.seed = c->seeds[b.first_failed];
     shrink(&o, &b.first, c->plant);
@@ -266,6 +308,8 @@ int main(int argc, char **argv) {
     int code;
     if (c.plant && !strcmp(c.plant, "all"))
         code = find_planted(&c);
+    else if (c.broken)
+        code = find_broken(&c);
     else if (c.table) {
         c.o.seed = c.n_seeds ? c.seeds[0] : 2;
         code = table_print(&c.o);

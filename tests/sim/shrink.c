@@ -104,7 +104,11 @@ static void count(batch *b, size_t i, const outcome *o) {
     b->simulated_ms += o->until_ms + o->healed_ms;
     b->healed_ms = o->healed_ms > b->healed_ms ? o->healed_ms : b->healed_ms;
     b->trace = b->trace * UINT64_C(0x9fb21c651e98df25) + o->trace;
-    if (!o->code)
+    if (o->code == NO_JUDGE && !b->until_law) {
+        b->unjudged++;
+        return;
+    }
+    if (!o->code || (b->until_law && strcmp(b->until_law, o->law)))
         return;
     if (b->failed++ == 0) {
         b->first_failed = i;

@@ -68,6 +68,34 @@ typedef struct fault {
     uint64_t arg;
 } fault;
 
+/* ---- a broken world ---- */
+
+/* A check that has never failed proves nothing: these break the world around the core, one law each.  Only in the
+ * build with planted bugs. */
+typedef enum broken {
+    BROKEN_NOTHING,
+    BROKEN_COMMIT,   /* stored is said before it is durable */
+    BROKEN_APPEND,   /* bytes are stored one too late */
+    BROKEN_DIGEST,   /* a replica adds one */
+    BROKEN_WIRE,     /* a bit turns over on the way */
+    BROKEN_PEACE,    /* honest frames are called noise */
+    BROKEN_GATE,     /* whose ticket it was is forgotten */
+    BROKEN_ENTROPY,  /* the clock gets into the random numbers */
+    BROKEN_PATH,     /* two nodes never reach each other */
+    BROKEN_DISKS,    /* all disks lose their last seal */
+    BROKEN_STORE,    /* the stores take nothing any more, after the faults */
+    BROKEN_SESSIONS, /* sessions break all the time, after the faults */
+    BROKEN_BOUND,    /* agreement has to be there at once */
+    BROKEN_PROCESS,  /* an assert */
+    BROKEN_KEYS,     /* every key is copied: nothing is left to judge */
+    BROKEN_KINDS,
+} broken;
+#ifdef PD_PLANTED
+#define BROKEN(s, what) ((s)->o.broken == (what))
+#else
+#define BROKEN(s, what) false
+#endif
+
 /* ---- what was sealed and seen ---- */
 
 typedef struct seal_at {
@@ -138,7 +166,7 @@ typedef struct node {
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
     uint64_t pulls; /* sent, for L5 */
-    uint64_t bytes_out; /* on the wire, framing included */
+    uint64_t bytes_out, data_out; /* on the wire, framing included; of them in frames with segments */
 } node;
 
 /* ---- paths ---- */
@@ -202,6 +230,7 @@ typedef struct options {
     bool table;              /* no faults but those of the table's path; all are members from the start */
     uint32_t records_a_seal; /* table: K */
     const char *trace_path;
+    broken broken;
 } options;
 
 struct sim {
@@ -234,6 +263,7 @@ struct sim {
     uint64_t *latency;
     size_t n_latency, room_latency;
     uint64_t fresh_bytes, segment_bytes;
+    bool saw_segment; /* in the frame watched last */
     /* the verdict */
     int code;
     char law[8], failure[256];
@@ -285,6 +315,7 @@ void path_down(sim *s, pipe_end *e); /* it has been told */
 void path_reset(sim *s, pd_rng *r, uint32_t node, bool half_open);
 void path_crash(sim *s, node *n, pd_rng *r, bool silent);
 bool path_blocked(const sim *s, uint32_t from, uint32_t to, uint64_t at);
+uint64_t path_wire_bytes(size_t n); /* of a frame: ZMTP, CURVE, TCP and IP included */
 uint32_t path_rate(const sim *s); /* bytes/s of the thinnest uplink; 0: no limit */
 
 /* disk.c */
@@ -301,6 +332,7 @@ void disk_restore(sim *s, node *n);
 void disk_rot(sim *s, node *n, pd_rng *r); /* one log of another author is found damaged */
 void disk_copy(sim *s, node *to, const node *from);
 void disk_forget(sim *s); /* bytes that nobody holds any more cannot be known */
+void disk_lose_last_seals(sim *s);
 void disk_free(node *n);
 /* More than one version of this author's logs is out: they are judged no more. */
 void disk_fork(sim *s, uint32_t owner);
@@ -360,9 +392,10 @@ typedef struct batch {
     unsigned jobs;
     bool twice;     /* each again, with another clock: S13, S14 */
     bool all;       /* go on after a failure */
+    const char *until_law; /* only failures by this law count; NULL: all */
     uint64_t trace; /* of all runs, in the order of the seeds */
     uint64_t steps, frames, records, struck, simulated_ms, healed_ms;
-    size_t failed, first_failed; /* index of the first in order */
+    size_t failed, unjudged, first_failed; /* index of the first in order */
     outcome first;
 } batch;
 void run_batch(const options *o, batch *b);

@@ -112,8 +112,10 @@ void watch_frame(sim *s, node *from, uint64_t session, const uint8_t *p, size_t 
     while (!s->code && pd_frame_next(&r, &it)) {
         if (it.kind == PD_ITEM_ALIAS)
             learn_alias(s, e, it.u.alias.alias, &it.u.alias.author);
-        else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL)
+        else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL) {
+            s->saw_segment = true;
             watch_segment(s, from, e, &it);
+        }
         else if (it.kind == PD_ITEM_HEADS || it.kind == PD_ITEM_VV)
             watch_heads(s, from, e, &it);
         else if (it.kind == PD_ITEM_PULL)
