@@ -21,7 +21,8 @@ uint32_t log_number(sim *s, const pd_author *a, uint8_t stream) {
         s->truths = grow(s->truths, &rows, s->n_authors * PD_STREAMS, sizeof *s->truths);
         s->room_authors = rows / PD_STREAMS;
         for (uint8_t k = 0; k < PD_STREAMS; k++)
-            s->truths[*author * PD_STREAMS + k] = (truth){.author = *a, .owner = n->index, .stream = k, .forked = n->forked};
+            s->truths[*author * PD_STREAMS + k] =
+                (truth){.author = *a, .owner = n->index, .stream = k, .forked = n->forked};
     }
     return *author * PD_STREAMS + stream;
 }
@@ -117,14 +118,18 @@ static bool is_forked(const sim *s, uint32_t log) {
 
 /* ---- sealing and storing ---- */
 
-void disk_sealed(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size, const uint8_t seal[64]) {
+void disk_sealed(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size,
+                 const uint8_t seal[64]) {
     truth *t = &s->truths[log];
     if (is_forked(s, log))
         return;
     uint64_t stop = from + size, common = stop < t->seen ? stop : t->seen;
     if (from < common && memcmp(t->bytes + from, p, (size_t)(common - from))) {
-        sim_fail(s, SAFETY, "S1", "node %u seals another byte for a step that is out already (%llu..%llu, seen %llu)",
-                 n->index, (unsigned long long)from, (unsigned long long)stop, (unsigned long long)t->seen);
+        sim_fail(
+            s, SAFETY, "S1",
+            "node %u seals another byte for a step that is out already (%llu..%llu, seen %llu)",
+            n->index, (unsigned long long)from, (unsigned long long)stop,
+            (unsigned long long)t->seen);
         return;
     }
     put_bytes(&t->bytes, &t->room, from, p, size);
@@ -150,26 +155,28 @@ static void mark_dirty(node *n, uint32_t log) {
 }
 
 /* What is stored is what its author sealed, to the byte. */
-static bool is_true(sim *s, const node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size,
-                    const uint8_t seal[64]) {
+static bool is_true(sim *s, const node *n, uint32_t log, uint64_t from, const uint8_t *p,
+                    size_t size, const uint8_t seal[64]) {
     const truth *t = &s->truths[log];
     uint64_t stop = from + size;
     const seal_at *at = find_seal(t, stop);
     if (stop <= t->n && !memcmp(t->bytes + from, p, size) && at && !memcmp(at->seal, seal, 64))
         return true;
     bool known = from < t->seen;
-    sim_fail(s, SAFETY, known ? "S1" : "S4", "node %u takes bytes %llu..%llu of node %u's log (stream %u) that it %s",
-             n->index, (unsigned long long)from, (unsigned long long)stop, t->owner, t->stream,
+    sim_fail(s, SAFETY, known ? "S1" : "S4",
+             "node %u takes bytes %llu..%llu of node %u's log (stream %u) that it %s", n->index,
+             (unsigned long long)from, (unsigned long long)stop, t->owner, t->stream,
              known ? "sealed otherwise before" : "never sealed");
     return false;
 }
 
-void disk_append(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size, const uint8_t seal[64]) {
+void disk_append(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size,
+                 const uint8_t seal[64]) {
     slog *l = disk_log(s, n, log);
     truth *t = &s->truths[log];
     if (from != l->n || size == 0) {
-        sim_fail(s, SAFETY, "S3", "node %u stores at %llu of a log of %llu", n->index, (unsigned long long)from,
-                 (unsigned long long)l->n);
+        sim_fail(s, SAFETY, "S3", "node %u stores at %llu of a log of %llu", n->index,
+                 (unsigned long long)from, (unsigned long long)l->n);
         return;
     }
     if (!is_forked(s, log) && !is_true(s, n, log, from, p, size, seal))

@@ -1,4 +1,5 @@
-/* evil.c - a member that turned against the others: it has a key, the logs as of the day it turned, and no core.
+/* evil.c - a member that turned against the others: it has a key, the logs as of the day it turned,
+ * and no core.
  *
  * It dials and takes sessions like anybody, begins each with a proper HELLO and its version vector
  * (so that it is believed as long as it can be), and then does its one thing: two suffixes of its
@@ -37,7 +38,12 @@ evil *evil_open(sim *s, node *n, const fault *f) {
     evil *e = calloc(1, sizeof *e);
     if (!e)
         abort();
-    *e = (evil){.s = s, .n = n, .kind = f->kind, .until = f->end, .r = {f->seed}, .own = {.inc = n->incarnation}};
+    *e = (evil){.s = s,
+                .n = n,
+                .kind = f->kind,
+                .until = f->end,
+                .r = {f->seed},
+                .own = {.inc = n->incarnation}};
     memcpy(e->own.key, n->id.pub, 32);
     e->own_log = log_number(s, &e->own, PD_STREAM_GRADIENTS);
     e->forked_at = disk_log(s, n, e->own_log)->n;
@@ -85,7 +91,8 @@ static void put(evil *e, talk *t, const uint8_t *p, size_t n) {
 /* ---- what it says ---- */
 
 static void put_alias(evil *e, pd_writer *w, uint32_t author) {
-    pd_item it = {.kind = PD_ITEM_ALIAS, .u.alias = {author, e->s->truths[author * PD_STREAMS].author}};
+    pd_item it = {.kind = PD_ITEM_ALIAS,
+                  .u.alias = {author, e->s->truths[author * PD_STREAMS].author}};
     pd_frame_put(w, &it);
 }
 
@@ -104,7 +111,8 @@ static void greet(evil *e, talk *t, pd_writer *w) {
 
 /* All logs as held; promised: with what nobody ever wrote. */
 static void put_vector(evil *e, pd_writer *w, uint64_t promised) {
-    uint32_t n = 0, most = e->s->n_authors * PD_STREAMS < PD_LOGS_MAX ? e->s->n_authors * PD_STREAMS : PD_LOGS_MAX;
+    uint32_t n = 0, most = e->s->n_authors * PD_STREAMS < PD_LOGS_MAX ? e->s->n_authors * PD_STREAMS
+                                                                      : PD_LOGS_MAX;
     pd_head *heads = calloc(most + 1, sizeof *heads);
     if (!heads)
         abort();
@@ -134,8 +142,8 @@ static void seal_branch(evil *e, unsigned b, uint64_t n, const uint8_t run[32], 
     node_sign(e->n, msg, sizeof msg, seal);
 }
 
-static void put_segment(evil *e, pd_writer *w, uint32_t log, uint64_t start, const uint8_t *p, uint32_t n,
-                        const uint8_t *seal) {
+static void put_segment(evil *e, pd_writer *w, uint32_t log, uint64_t start, const uint8_t *p,
+                        uint32_t n, const uint8_t *seal) {
     put_alias(e, w, log / PD_STREAMS);
     pd_item it = {.kind = log % PD_STREAMS == PD_STREAM_CONTROL ? PD_ITEM_CTL : PD_ITEM_SEG};
     it.u.seg.alias = log / PD_STREAMS;
@@ -177,7 +185,8 @@ static void say_bad_seal(evil *e, pd_writer *w) {
         bytes[i] = some_byte(e);
         seal[i] = (uint8_t)pd_rng_next(&e->r);
     }
-    uint64_t n = disk_log(e->s, e->n, log)->n, start = n > 0 && percent(&e->r, 30) ? draw(&e->r, 0, n - 1) : n;
+    uint64_t n = disk_log(e->s, e->n, log)->n,
+             start = n > 0 && percent(&e->r, 30) ? draw(&e->r, 0, n - 1) : n;
     put_segment(e, w, log, start, bytes, count, percent(&e->r, 70) ? seal : NULL);
 }
 

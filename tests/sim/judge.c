@@ -1,6 +1,6 @@
 /* judge.c - what must have happened once the faults are over.
  *
- *   S5, S6  equal logs give equal digests of a real replay, and the same as the sealed logs give
+ *   S5, S6  equal logs give equal digests of a real replay, the same as the sealed logs give
  *   L1   all live members hold the same within B(N), and nobody misses anything
  *   L2   what was durable on an honest disk is held by everyone
  *   L3   what was made is sealed within T_seal + 5 s
@@ -18,11 +18,11 @@
 enum {
     SYNC_MS = 30000,
     REPAIR_MAX_MS = 300000,
-    LISTEN_MS = 360000,   /* a backup put back just now */
+    LISTEN_MS = 360000, /* a backup put back just now */
     LATE_MS = 5000,
     STEADY_MS = 60000,
     AFTERMATH_MS = 100000, /* a session that a fault broke may take a minute to die of it */
-    GIVE_UP = 3,          /* bounds until a run counts as never agreeing */
+    GIVE_UP = 3,           /* bounds until a run counts as never agreeing */
 };
 
 static bool is_live(const node *n) {
@@ -45,7 +45,8 @@ static bool log_agrees(const sim *s, const node *n, uint32_t log, char *why, siz
     if (t->forked || held == t->seen)
         return true;
     snprintf(why, room, "node %u holds %llu of %llu bytes of node %u (inc %u, stream %u)", n->index,
-             (unsigned long long)held, (unsigned long long)t->seen, t->owner, t->author.inc, t->stream);
+             (unsigned long long)held, (unsigned long long)t->seen, t->owner, t->author.inc,
+             t->stream);
     return false;
 }
 
@@ -62,11 +63,12 @@ static bool node_agrees(sim *s, const node *n, uint32_t links, char *why, size_t
         snprintf(why, room, "node %u is not running", n->index);
         return false;
     }
-    pd_core_status_get(n->core, s->now + s->o.epoch_ms, &st);
+    pd_core_status_get(n->core, core_time(s), &st);
     bool speaks = st.voice == PD_VOICE_SPEAKING && st.unsealed == 0;
     if (!speaks || st.links < links || (st.missing && !s->distrust)) {
-        snprintf(why, room, "node %u: voice %d, %u unsealed, %u links of %u, %llu missing", n->index, (int)st.voice,
-                 st.unsealed, st.links, links, (unsigned long long)st.missing);
+        snprintf(why, room, "node %u: voice %d, %u unsealed, %u links of %u, %llu missing",
+                 n->index, (int)st.voice, st.unsealed, st.links, links,
+                 (unsigned long long)st.missing);
         return false;
     }
     for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++)
@@ -87,8 +89,9 @@ static void judge_kept(sim *s) {
     for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
         const truth *t = &s->truths[log];
         if (!t->forked && t->seen < t->kept)
-            sim_fail(s, LIVENESS, "L2", "acknowledged bytes of node %u are missing: %llu of %llu (stream %u)", t->owner,
-                     (unsigned long long)t->seen, (unsigned long long)t->kept, t->stream);
+            sim_fail(s, LIVENESS, "L2",
+                     "acknowledged bytes of node %u are missing: %llu of %llu (stream %u)",
+                     t->owner, (unsigned long long)t->seen, (unsigned long long)t->kept, t->stream);
     }
 }
 
@@ -104,7 +107,8 @@ static void judge_digests(sim *s) {
     }
     pd_replay_digest(a, COORDS, right);
     for (uint32_t i = 0; i < s->n_members; i++) {
-        if (!is_live(&s->nodes[i]) || (last && i + 1 < s->n_members)) /* bytes are shared: two say it for all */
+        if (!is_live(&s->nodes[i]) ||
+            (last && i + 1 < s->n_members)) /* bytes are shared: two say it for all */
             continue;
         last = &s->nodes[i];
         node_digest(s, &s->nodes[i], got);
@@ -159,9 +163,10 @@ static bool unsealed_late(sim *s) {
         const node *n = &s->nodes[i];
         if (!n->core || !is_live(n) || n->started + STEADY_MS > s->now)
             continue;
-        pd_core_status_get(n->core, s->now + s->o.epoch_ms, &st);
+        pd_core_status_get(n->core, core_time(s), &st);
         if (st.voice == PD_VOICE_SPEAKING && st.unsealed && st.unsealed_ms > st.seal_ms + LATE_MS) {
-            sim_fail(s, LIVENESS, "L3", "node %u has not sealed for %llu ms", i, (unsigned long long)st.unsealed_ms);
+            sim_fail(s, LIVENESS, "L3", "node %u has not sealed for %llu ms", i,
+                     (unsigned long long)st.unsealed_ms);
             return true;
         }
     }
@@ -192,8 +197,8 @@ void judge_liveness(sim *s) {
             unsealed_late(s);
     }
     if (!s->code && s->now > from + (BROKEN(s, BROKEN_BOUND) ? 0 : bound))
-        sim_fail(s, BOUND, "L1", "agreement took %llu s, the bound is %llu s", (unsigned long long)(s->now - from) / 1000,
-                 (unsigned long long)bound / 1000);
+        sim_fail(s, BOUND, "L1", "agreement took %llu s, the bound is %llu s",
+                 (unsigned long long)(s->now - from) / 1000, (unsigned long long)bound / 1000);
     if (!s->code)
         judge_kept(s);
     if (!s->code)
@@ -227,8 +232,9 @@ void judge_steady(sim *s) {
     uint64_t fresh = (s->records - records) * (live - 1);
     sent = s->segment_bytes - sent;
     if (sent * 100 > fresh * 105 + 6400)
-        sim_fail(s, LIVENESS, "L5", "%llu bytes sent for %llu fresh ones without any fault", (unsigned long long)sent,
-                 (unsigned long long)fresh);
+        sim_fail(s, LIVENESS, "L5", "%llu bytes sent for %llu fresh ones without any fault",
+                 (unsigned long long)sent, (unsigned long long)fresh);
     if (pulls_sent(s) > pulls)
-        sim_fail(s, LIVENESS, "L5", "%llu repairs without any fault", (unsigned long long)(pulls_sent(s) - pulls));
+        sim_fail(s, LIVENESS, "L5", "%llu repairs without any fault",
+                 (unsigned long long)(pulls_sent(s) - pulls));
 }

@@ -14,8 +14,8 @@
 enum {
     RTO_MS = 200, /* Linux's least */
     DEAD_MS = 60000,
-    FRAMING = 42,  /* ZMTP and CURVE, a frame */
-    PACKET = 52,   /* IP, TCP and time stamps, a packet */
+    FRAMING = 42, /* ZMTP and CURVE, a frame */
+    PACKET = 52,  /* IP, TCP and time stamps, a packet */
     PACKET_BYTES = 1448,
 };
 
@@ -80,7 +80,8 @@ uint32_t path_rate(const sim *s) {
     return (uint32_t)world_number(s, F_RATE);
 }
 
-/* The base is the path's own; the draw of a frame is constant, uniform or heavy of tail, by the seed. */
+/* The base is the path's own; the draw of a frame is constant, uniform or heavy of tail, by the
+ * seed. */
 static uint64_t delay_base(const sim *s, uint32_t from, uint32_t to) {
     uint64_t mean = world_number(s, F_DELAY);
     return 1 + seed_of(s->o.seed, "path", (uint64_t)from << 32 | to) % (mean ? 2 * mean : 60);
@@ -175,8 +176,10 @@ static void open_ends(sim *s, node *from, node *to, uint64_t takes) {
     for (unsigned i = 0; i < 2; i++) {
         node *n = i ? to : from, *peer = i ? from : to;
         pipe_end *e = &p->end[i];
-        *e = (pipe_end){.session = 2 * s->n_pipes - 1 + i, .node = n->index, .epoch = n->epoch, .open = true};
-        e->r = rng_of(s->o.seed, "session", (uint64_t)n->index << 44 ^ (uint64_t)peer->index << 24 ^ s->now);
+        *e = (pipe_end){
+            .session = 2 * s->n_pipes - 1 + i, .node = n->index, .epoch = n->epoch, .open = true};
+        e->r = rng_of(s->o.seed, "session",
+                      (uint64_t)n->index << 44 ^ (uint64_t)peer->index << 24 ^ s->now);
         e->tail = &e->first;
         remember(n, e->session);
         /* what comes from the other end arrives after this end is up */
@@ -201,14 +204,16 @@ void path_dial(sim *s, node *from, const uint8_t key[32], const pd_addr *addr) {
     uint32_t t = addr->port - 1u;
     node *to = t < s->n_nodes ? &s->nodes[t] : NULL;
     bool reachable = to && to != from && to->up && to->busy_until <= s->now &&
-                     !path_blocked(s, from->index, t, s->now) && !path_blocked(s, t, from->index, s->now);
+                     !path_blocked(s, from->index, t, s->now) &&
+                     !path_blocked(s, t, from->index, s->now);
     uint64_t trip = to ? rtt(s, from->index, t) : 100;
     if (reachable && admits(to, from) && !memcmp(to->id.pub, key, 32)) {
         open_ends(s, from, to, 3 * trip);
         return;
     }
     node *known = sim_node_of(s, key);
-    happening *h = sim_push(s, s->now + (reachable ? 3 * trip : 1000 + 14 * trip), W_DIAL_FAILED, from->index);
+    happening *h =
+        sim_push(s, s->now + (reachable ? 3 * trip : 1000 + 14 * trip), W_DIAL_FAILED, from->index);
     h->b = known ? known->index : NOBODY;
 }
 
@@ -221,7 +226,8 @@ uint64_t path_wire_bytes(size_t n) {
 /* When the frame's last byte is through, or 0: the session dies of it. */
 static uint64_t passes(sim *s, pipe_end *e, uint32_t to, size_t n) {
     node *from = &s->nodes[e->node];
-    uint64_t rate = world_number(s, F_RATE), loss = s->healed ? 0 : world_number(s, F_LOSS), now_us = s->now * 1000;
+    uint64_t rate = world_number(s, F_RATE), loss = s->healed ? 0 : world_number(s, F_LOSS),
+             now_us = s->now * 1000;
     if (from->uplink_us < now_us)
         from->uplink_us = now_us;
     if (rate)
@@ -252,11 +258,14 @@ static void transmit(sim *s, pipe_end *e, packet *p) {
         return;
     }
     free(p);
-    if (e->open && o->open && !e->doomed && !o->told) { /* it gave up: no later byte can pass the gap */
+    if (e->open && o->open && !e->doomed &&
+        !o->told) { /* it gave up: no later byte can pass the gap */
         e->doomed = true;
         tell_down(s, e, s->now + DEAD_MS);
-    } else if (e->open && !o->open && s->nodes[o->node].up && !path_blocked(s, e->node, o->node, s->now)) {
-        tell_down(s, e, s->now + rtt(s, e->node, o->node)); /* the other machine knows nothing of it */
+    } else if (e->open && !o->open && s->nodes[o->node].up &&
+               !path_blocked(s, e->node, o->node, s->now)) {
+        tell_down(s, e,
+                  s->now + rtt(s, e->node, o->node)); /* the other machine knows nothing of it */
     }
 }
 
@@ -274,7 +283,8 @@ bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n)
     memcpy(k->bytes, p, n);
     if (BROKEN(s, BROKEN_WIRE) && percent(&e->r, 1))
         k->bytes[draw(&e->r, 0, n - 1)] ^= 1;
-    if (e->flight && e->flight + n > s->buffer_bytes && path_other(s, session)->open && !e->doomed) {
+    if (e->flight && e->flight + n > s->buffer_bytes && path_other(s, session)->open &&
+        !e->doomed) {
         e->held = k;
         return true;
     }

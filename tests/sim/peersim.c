@@ -1,21 +1,23 @@
-/* peersim.c - the command: seeds of a swarm under faults, each judged; a failing one is made small and repeated.
+/* peersim.c - the command: seeds of a swarm under faults, each judged; a failing one is made small
+ * and repeated.
  *
  *   peersim --seed S                 one run; --twice: again with another clock, for an equal trace
  *   peersim --seeds A..B             many; --file F: those listed in a file; --fresh K: K new ones
  *   peersim --hours H                new ones until the time is over
  *   peersim --table                  what a gradient costs: copies, latency, bytes
  *
- *   --nodes N --until T --drop LIST  a smaller run: fewer members, seconds, faults by number (3,9-41)
+ *   --nodes N --until T --drop LIST  a smaller run: members, seconds, without faults 3,9-41
  *   --trace FILE                     every event of the run
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
  *   --real-keys                      Ed25519 instead of keyed hashes
  *   --records K                      records a seal (--table)
  *   --plant NAME                     with a bug planted in the core; all: each must be found
- *   --broken                         with the world around the core broken: each law must tell (both: peersim_planted)
+ *   --broken                         with the world broken: each law must tell
+ *                                    (these two: peersim_planted)
  *
- * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of one seed
- * differ, 20 no run can be judged.
+ * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of
+ * one seed differ, 20 no run can be judged.
  */
 #include "sim.h"
 
@@ -38,8 +40,13 @@ typedef struct command {
 
 #ifdef PD_PLANTED
 extern int pd_planted;
-static const char *const plants[] = {"", "send-before-stored", "restart-without-listening", "range-without-seal",
-                                     "sent-across-sessions", "heads-trusted-as-own", "repair-without-patience",
+static const char *const plants[] = {"",
+                                     "send-before-stored",
+                                     "restart-without-listening",
+                                     "range-without-seal",
+                                     "sent-across-sessions",
+                                     "heads-trusted-as-own",
+                                     "repair-without-patience",
                                      "acknowledge-failed-store"};
 enum { PLANTS = sizeof plants / sizeof *plants };
 
@@ -76,11 +83,11 @@ typedef struct breakage {
     int code;
 } breakage;
 static const breakage breakages[BROKEN_KINDS] = {
-    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},     [BROKEN_APPEND] = {"append", "S3", SAFETY},
-    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},     [BROKEN_WIRE] = {"wire", "S8", SAFETY},
-    [BROKEN_PEACE] = {"peace", "S10", SAFETY},      [BROKEN_GATE] = {"gate", "S11", SAFETY},
-    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL}, [BROKEN_PATH] = {"path", "L1", LIVENESS},
-    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},     [BROKEN_STORE] = {"store", "L3", LIVENESS},
+    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},       [BROKEN_APPEND] = {"append", "S3", SAFETY},
+    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},       [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_PEACE] = {"peace", "S10", SAFETY},        [BROKEN_GATE] = {"gate", "S11", SAFETY},
+    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},   [BROKEN_PATH] = {"path", "L1", LIVENESS},
+    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},       [BROKEN_STORE] = {"store", "L3", LIVENESS},
     [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS}, [BROKEN_BOUND] = {"bound", "L1", BOUND},
     [BROKEN_PROCESS] = {"process", "crash", CRASHED}, [BROKEN_KEYS] = {"keys", "atlas", NO_JUDGE},
 };
@@ -96,9 +103,14 @@ static int find_broken(const command *c) {
         options o = c->o;
         o.broken = (broken)i;
         printf("%s\n  ", breakages[i].name);
-        batch b = {.seeds = seeds, .n = SEEDS, .jobs = c->jobs, .twice = i == BROKEN_ENTROPY, .until_law = breakages[i].law};
+        batch b = {.seeds = seeds,
+                   .n = SEEDS,
+                   .jobs = c->jobs,
+                   .twice = i == BROKEN_ENTROPY,
+                   .until_law = breakages[i].law};
         run_batch(&o, &b);
-        bool found = b.failed && b.first.code == breakages[i].code && !strcmp(b.first.law, breakages[i].law);
+        bool found =
+            b.failed && b.first.code == breakages[i].code && !strcmp(b.first.law, breakages[i].law);
         if (!found)
             printf("  NOT FOUND: %s with exit status %d\n", breakages[i].law, breakages[i].code);
         missed += !found;
@@ -256,11 +268,14 @@ static void add_fresh(command *c, uint64_t n) {
 }
 
 static void print_sum(const batch *b, time_t began) {
-    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu frames, %llu records; agreement after %.0f s at "
+    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu "
+           "frames, %llu records; agreement after %.0f s at "
            "most; %llu logs struck; trace %016llx; %lld s\n",
-           b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000, (unsigned long long)b->steps, (unsigned long long)b->frames,
-           (unsigned long long)b->records, (double)b->healed_ms / 1000, (unsigned long long)b->struck,
-           (unsigned long long)b->trace, (long long)(time(NULL) - began));
+           b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
+           (unsigned long long)b->steps, (unsigned long long)b->frames,
+           (unsigned long long)b->records, (double)b->healed_ms / 1000,
+           (unsigned long long)b->struck, (unsigned long long)b->trace,
+           (long long)(time(NULL) - began));
     fflush(stdout);
 }
 

@@ -1,8 +1,9 @@
 /* plan.c - which faults a seed has: drawn before the run, numbered, begun and ended by the clock.
  *
- * Swarm testing: each class of faults is in about half of the runs, since some bugs need the absence
- * of others.  The atlas at the end takes back what would make a run that nobody can judge: while a
- * node that forgot its newest bytes listens for them, those who hold them have to be in reach.
+ * Swarm testing: each class of faults is in about half of the runs, since some bugs need the
+ * absence of others.  The atlas at the end takes back what would make a run that nobody can judge:
+ * while a node that forgot its newest bytes listens for them, those who hold them have to be in
+ * reach.
  */
 #include "sim.h"
 
@@ -10,16 +11,36 @@
 #include <stdlib.h>
 
 const char *const fault_name[F_KINDS] = {
-    [F_DELAY] = "delay",           [F_RATE] = "rate",           [F_LOSS] = "loss",
-    [F_RESET] = "reset",           [F_HALF_OPEN] = "half open", [F_PARTITION] = "partition",
-    [F_ISOLATE] = "isolate",       [F_FLAP] = "flap",           [F_CLOG] = "clog",
-    [F_SLOW_READER] = "slow reader", [F_CRASH] = "crash",       [F_PAUSE] = "pause",
-    [F_SLOW_CPU] = "slow cpu",     [F_RESTART_ALL] = "restart all", [F_RESTORE] = "restore",
-    [F_CLONE] = "clone",           [F_LATENCY] = "latency",     [F_FULL] = "disk full",
-    [F_EIO] = "eio",               [F_STALL] = "stall",         [F_LIE] = "lying disk",
-    [F_ROT] = "rot",               [F_EQUIVOCATE] = "equivocate", [F_BAD_SEAL] = "bad seal",
-    [F_PROMISE] = "promise",       [F_GARBAGE] = "garbage",     [F_STORM] = "pull storm",
-    [F_REPLAY] = "replay",         [F_SILENT] = "silent",       [F_STOP] = "stop",
+    [F_DELAY] = "delay",
+    [F_RATE] = "rate",
+    [F_LOSS] = "loss",
+    [F_RESET] = "reset",
+    [F_HALF_OPEN] = "half open",
+    [F_PARTITION] = "partition",
+    [F_ISOLATE] = "isolate",
+    [F_FLAP] = "flap",
+    [F_CLOG] = "clog",
+    [F_SLOW_READER] = "slow reader",
+    [F_CRASH] = "crash",
+    [F_PAUSE] = "pause",
+    [F_SLOW_CPU] = "slow cpu",
+    [F_RESTART_ALL] = "restart all",
+    [F_RESTORE] = "restore",
+    [F_CLONE] = "clone",
+    [F_LATENCY] = "latency",
+    [F_FULL] = "disk full",
+    [F_EIO] = "eio",
+    [F_STALL] = "stall",
+    [F_LIE] = "lying disk",
+    [F_ROT] = "rot",
+    [F_EQUIVOCATE] = "equivocate",
+    [F_BAD_SEAL] = "bad seal",
+    [F_PROMISE] = "promise",
+    [F_GARBAGE] = "garbage",
+    [F_STORM] = "pull storm",
+    [F_REPLAY] = "replay",
+    [F_SILENT] = "silent",
+    [F_STOP] = "stop",
     [F_LEAVE] = "leave",
 };
 
@@ -32,7 +53,8 @@ bool fault_in_force(const sim *s, const fault *f, uint64_t at) {
 const fault *fault_at(const sim *s, fault_kind kind, uint32_t where) {
     for (uint32_t i = 0; i < s->n_faults; i++) {
         const fault *f = &s->faults[i];
-        if (f->kind == kind && (f->node == NOBODY || f->node == where) && fault_in_force(s, f, s->now))
+        if (f->kind == kind && (f->node == NOBODY || f->node == where) &&
+            fault_in_force(s, f, s->now))
             return f;
     }
     return NULL;
@@ -53,7 +75,8 @@ typedef struct planner {
     uint64_t until; /* as drawn: --until cuts a run, it does not move its faults */
 } planner;
 
-static fault *add(planner *p, fault_kind kind, uint32_t where, uint64_t at, uint64_t lasts, uint64_t arg) {
+static fault *add(planner *p, fault_kind kind, uint32_t where, uint64_t at, uint64_t lasts,
+                  uint64_t arg) {
     sim *s = p->s;
     s->faults = grow(s->faults, &p->room, s->n_faults + 1, sizeof *s->faults);
     fault *f = &s->faults[s->n_faults++];
@@ -63,7 +86,8 @@ static fault *add(planner *p, fault_kind kind, uint32_t where, uint64_t at, uint
 }
 
 /* Up to `most` of a kind, when its class is on: each somewhere, some time, of some length. */
-static void scatter(planner *p, fault_kind kind, uint64_t most, uint64_t min_ms, uint64_t max_ms, uint32_t first) {
+static void scatter(planner *p, fault_kind kind, uint64_t most, uint64_t min_ms, uint64_t max_ms,
+                    uint32_t first) {
     pd_rng r = rng_of(p->s->o.seed, "class", kind);
     if (percent(&r, 50) || p->s->n_members <= first)
         return;
@@ -113,7 +137,8 @@ static void plan_stores(planner *p) {
     scatter(p, F_ROT, 2, 500, 20000, 0);
 }
 
-/* At most a quarter of the members, never the founder: without it a newcomer's ticket is worth nothing. */
+/* At most a quarter of the members, never the founder: without it a newcomer's ticket is worth
+ * nothing. */
 static void plan_evil(planner *p) {
     pd_rng r = rng_of(p->s->o.seed, "evil", 0);
     if (p->s->n_members < 3 || percent(&r, 60))
@@ -152,9 +177,10 @@ static void plan_churn(planner *p, uint64_t minutes) {
 
 /* While this fault lasts, somebody may be out of somebody's reach, or believed wrongly. */
 static bool hides_nodes(fault_kind k) {
-    return k == F_PARTITION || k == F_ISOLATE || k == F_FLAP || k == F_CLOG || k == F_HALF_OPEN || k == F_SLOW_READER ||
-           k == F_CRASH || k == F_PAUSE || k == F_RESTART_ALL || k == F_RESTORE || k == F_LIE || k == F_CLONE ||
-           k == F_EIO || k == F_ROT || k == F_STOP || k == F_LEAVE || (k >= F_EQUIVOCATE && k <= F_SILENT);
+    return k == F_PARTITION || k == F_ISOLATE || k == F_FLAP || k == F_CLOG || k == F_HALF_OPEN ||
+           k == F_SLOW_READER || k == F_CRASH || k == F_PAUSE || k == F_RESTART_ALL ||
+           k == F_RESTORE || k == F_LIE || k == F_CLONE || k == F_EIO || k == F_ROT ||
+           k == F_STOP || k == F_LEAVE || (k >= F_EQUIVOCATE && k <= F_SILENT);
 }
 
 enum { BEFORE_LOSS_MS = 30000, LISTEN_RESTORED_MS = 360000, LISTEN_MS = 90000 };
@@ -175,7 +201,8 @@ static void keep_holders_in_reach(planner *p) {
     }
 }
 
-/* Whoever turns stays so; a second fault of that kind at the same node, or another process fault of it, has no place. */
+/* Whoever turns stays so; a second fault of that kind at the same node, or another process fault of
+ * it, has no place. */
 static void one_turn_a_node(planner *p) {
     for (uint32_t i = 0; i < p->s->n_faults; i++) {
         const fault *f = &p->s->faults[i];
@@ -199,7 +226,9 @@ static void draw_world(sim *s, planner *p) {
     pd_rng r = rng_of(s->o.seed, "world", 0);
     uint32_t n = (uint32_t)(percent(&r, 70) ? draw(&r, 2, FEW) : draw(&r, FEW + 1, MANY));
     s->n_members = s->n_nodes = s->o.nodes ? s->o.nodes : n;
-    uint64_t seconds = percent(&r, 80) ? draw(&r, 60, 300) : percent(&r, 85) ? draw(&r, 300, 900) : draw(&r, 900, 3600);
+    uint64_t seconds = percent(&r, 80)   ? draw(&r, 60, 300)
+                       : percent(&r, 85) ? draw(&r, 300, 900)
+                                         : draw(&r, 900, 3600);
     p->until = 1000 + seconds * 1000;
     s->planned = p->until;
     s->until = s->o.until_ms ? s->o.until_ms : p->until;
@@ -207,7 +236,8 @@ static void draw_world(sim *s, planner *p) {
     s->seal_ms = percent(&r, 70) ? 0 : (uint32_t)draw_log(&r, 200, 20000);
 }
 
-/* The thin, lossy path of the table in the reference design: 64 kbit/s, 60 ms, one packet in twenty sent again. */
+/* The thin, lossy path of the table in the reference design: 64 kbit/s, 60 ms, one packet in twenty
+ * sent again. */
 static void plan_table(planner *p) {
     enum { ROUNDS = 10 };
     sim *s = p->s;
@@ -260,8 +290,9 @@ void fault_begin(sim *s, uint32_t number) {
     node *n = f->node == NOBODY ? NULL : &s->nodes[f->node];
     pd_rng r = {f->seed};
     f->begun = true;
-    sim_say(s, "-- fault %u: %s %s%u for %llu ms", number, fault_name[f->kind], n ? "n" : "everywhere, ",
-            n ? f->node : (uint32_t)f->arg, (unsigned long long)(f->end - f->at));
+    sim_say(s, "-- fault %u: %s %s%u for %llu ms", number, fault_name[f->kind],
+            n ? "n" : "everywhere, ", n ? f->node : (uint32_t)f->arg,
+            (unsigned long long)(f->end - f->at));
     switch (f->kind) {
     case F_RESET:
     case F_HALF_OPEN:

@@ -1,10 +1,11 @@
 /* shrink.c - runs in processes of their own, many at a time, and the smallest run that still fails.
  *
  * A run in a child can crash, leak or be taken over by a sanitizer without taking the others along.
- * Shrinking is ddmin [1] over the numbered faults, then fewer nodes, then a shorter run; a smaller run counts when it
- * fails by the same law.
+ * Shrinking is ddmin [1] over the numbered faults, then fewer nodes, then a shorter run; a smaller
+ * run counts when it fails by the same law.
  *
- * [1] Zeller, Hildebrandt 2002, Simplifying and isolating failure-inducing input, doi 10.1109/32.988498
+ * [1] Zeller, Hildebrandt 2002, Simplifying and isolating failure-inducing input,
+ * doi 10.1109/32.988498
  */
 #include "sim.h"
 
@@ -32,7 +33,11 @@ static void last_words(int signal_number) {
 }
 
 static outcome outcome_of(const sim *s) {
-    outcome o = {.code = s->code, .trace = s->trace, .steps = s->steps, .frames = s->frames, .records = s->records};
+    outcome o = {.code = s->code,
+                 .trace = s->trace,
+                 .steps = s->steps,
+                 .frames = s->frames,
+                 .records = s->records};
     o.struck = s->struck;
     o.until_ms = s->until;
     o.failed_ms = s->now;
@@ -86,7 +91,8 @@ static outcome end_of(child c) {
     if (got == (ssize_t)sizeof o && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return o;
     o = (outcome){.code = CRASHED, .law = "crash"};
-    snprintf(o.failure, sizeof o.failure, "the run ended in a crash, an assert or a sanitizer's report");
+    snprintf(o.failure, sizeof o.failure,
+             "the run ended in a crash, an assert or a sanitizer's report");
     return o;
 }
 
@@ -213,7 +219,8 @@ static void fewer_nodes(search *s) {
 
 static void shorter(search *s) {
     outcome end;
-    uint64_t lo = 2000, hi = s->first.failed_ms < s->first.until_ms ? s->first.failed_ms : s->first.until_ms;
+    uint64_t lo = 2000,
+             hi = s->first.failed_ms < s->first.until_ms ? s->first.failed_ms : s->first.until_ms;
     while (lo + 1000 < hi && !out_of_time(s)) {
         options o = s->o;
         o.until_ms = (lo + hi) / 2;
@@ -244,7 +251,8 @@ static void print_command(const options *o, const char *plant) {
     if (o->nodes)
         printf(" --nodes %u", o->nodes);
     if (o->until_ms)
-        printf(" --until %llu.%03llu", (unsigned long long)o->until_ms / 1000, (unsigned long long)o->until_ms % 1000);
+        printf(" --until %llu.%03llu", (unsigned long long)o->until_ms / 1000,
+               (unsigned long long)o->until_ms % 1000);
     if (plant)
         printf(" --plant %s", plant);
     print_drop(o);
@@ -268,7 +276,8 @@ void shrink(const options *o, const outcome *first, const char *plant) {
     uint32_t left = 0;
     for (uint32_t i = 0; i < s.o.n_drop; i++)
         left += !s.o.drop[i];
-    printf("%u of %u faults are left after %u runs; the last of its trace:\n", left, s.o.n_drop, s.runs);
+    printf("%u of %u faults are left after %u runs; the last of its trace:\n", left, s.o.n_drop,
+           s.runs);
     s.o.tracing = true;
     outcome end = run_apart(&s.o, true);
     printf("%s\nto repeat: ", end.failure);

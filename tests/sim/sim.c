@@ -52,8 +52,8 @@ void sim_fail(sim *s, int code, const char *law, const char *fmt, ...) {
         return;
     s->code = code;
     snprintf(s->law, sizeof s->law, "%s", law);
-    int at = snprintf(s->failure, sizeof s->failure, "%s at %llu.%03llu s: ", law, (unsigned long long)s->now / 1000,
-                      (unsigned long long)s->now % 1000);
+    int at = snprintf(s->failure, sizeof s->failure, "%s at %llu.%03llu s: ", law,
+                      (unsigned long long)s->now / 1000, (unsigned long long)s->now % 1000);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(s->failure + at, sizeof s->failure - (size_t)at, fmt, ap);
@@ -131,7 +131,9 @@ static void happen(sim *s, happening *h) {
         node_happen(s, &s->nodes[h->node], h);
 }
 
-enum { SPIN_MAX = 400 }; /* events a node may need without time passing: joins, restarts, full frames */
+enum {
+    SPIN_MAX = 400
+}; /* events a node may need without time passing: joins, restarts, full frames */
 
 void sim_run(sim *s, uint64_t until) {
     uint64_t at = 0, since = 0;
@@ -164,7 +166,11 @@ node *sim_node_of(sim *s, const uint8_t key[32]) {
 
 static void make_run(sim *s) {
     pd_manifest *r = &s->manifest;
-    *r = (pd_manifest){.model_name = "sim", .model_arch = "llama", .space = PD_SPACE_ALIGNED, .rank = 1, .targets = 1};
+    *r = (pd_manifest){.model_name = "sim",
+                       .model_arch = "llama",
+                       .space = PD_SPACE_ALIGNED,
+                       .rank = 1,
+                       .targets = 1};
     r->basis_bytes = 1;
     r->unit_bits = 26;
     r->n_coords = COORDS;
@@ -199,7 +205,9 @@ sim *sim_open(const options *o) {
     for (uint32_t i = 0; i < s->n_faults; i++)
         if (!s->faults[i].dropped && s->faults[i].at < s->until) {
             sim_push(s, s->faults[i].at, W_FAULT, NOBODY)->a = i;
-            sim_push(s, s->faults[i].end < s->until ? s->faults[i].end : s->until, W_FAULT_END, NOBODY)->a = i;
+            sim_push(s, s->faults[i].end < s->until ? s->faults[i].end : s->until, W_FAULT_END,
+                     NOBODY)
+                ->a = i;
         }
     if (o->table)
         table_members(s);

@@ -1,11 +1,11 @@
 /* sim.h - a swarm of gossip cores in one thread: one seed, virtual time, one heap of events.
  *
  * Everything outside the core is played here, with what can go wrong in it: paths (path.c), disks
- * (disk.c), processes (node.c), members that turn against the others (evil.c).  Chains, seals'
- * layout, codec and replay are the real ones.  Faults are a numbered list made from the seed before
- * the run (plan.c); most are pure functions of time, so that leaving one out (--drop) moves no other
- * and a failing run can be shrunk.  watch.c checks what must never happen, judge.c what must have
- * happened once the faults are over.
+ * (disk.c), processes (node.c, drive.c), members that turn against the others (evil.c).  Chains,
+ * seals' layout, codec and replay are the real ones.  Faults are a numbered list made from the seed
+ * before the run (plan.c); most are pure functions of time, so that leaving one out (--drop) moves
+ * no other and a failing run can be shrunk.  watch.c checks what must never happen, judge.c what
+ * must have happened once the faults are over.
  *
  * All numbers are whole, every draw is a statement of its own and nothing is found by address, so a
  * seed gives the same trace under every compiler.
@@ -21,8 +21,8 @@
 #include "peerd/rng.h"
 
 enum {
-    COORDS = 64,        /* of the model that logs are folded into */
-    WORDS_KEPT = 50,    /* trace lines printed after a failure */
+    COORDS = 64,     /* of the model that logs are folded into */
+    WORDS_KEPT = 50, /* trace lines printed after a failure */
     NOBODY = UINT32_MAX,
 };
 
@@ -31,7 +31,8 @@ enum { OK = 0, SAFETY = 10, LIVENESS = 11, BOUND = 12, CRASHED = 13, UNEQUAL = 1
 
 /* ---- randomness: a tree of seeds ---- */
 
-/* The seed of one part of the world: XXH3(name and number, seed).  Parts do not disturb each other. */
+/* The seed of one part of the world: XXH3(name and number, seed).  Parts do not disturb each other.
+ */
 uint64_t seed_of(uint64_t seed, const char *name, uint64_t number);
 static inline pd_rng rng_of(uint64_t seed, const char *name, uint64_t number) {
     return (pd_rng){seed_of(seed, name, number)};
@@ -45,16 +46,41 @@ uint64_t draw_log(pd_rng *r, uint64_t lo, uint64_t hi);
 
 typedef enum fault_kind {
     /* paths */
-    F_DELAY, F_RATE, F_LOSS,
-    F_RESET, F_HALF_OPEN, F_PARTITION, F_ISOLATE, F_FLAP, F_CLOG, F_SLOW_READER,
+    F_DELAY,
+    F_RATE,
+    F_LOSS,
+    F_RESET,
+    F_HALF_OPEN,
+    F_PARTITION,
+    F_ISOLATE,
+    F_FLAP,
+    F_CLOG,
+    F_SLOW_READER,
     /* nodes */
-    F_CRASH, F_PAUSE, F_SLOW_CPU, F_RESTART_ALL, F_RESTORE, F_CLONE,
+    F_CRASH,
+    F_PAUSE,
+    F_SLOW_CPU,
+    F_RESTART_ALL,
+    F_RESTORE,
+    F_CLONE,
     /* stores */
-    F_LATENCY, F_FULL, F_EIO, F_STALL, F_LIE, F_ROT,
+    F_LATENCY,
+    F_FULL,
+    F_EIO,
+    F_STALL,
+    F_LIE,
+    F_ROT,
     /* members that turn against the others */
-    F_EQUIVOCATE, F_BAD_SEAL, F_PROMISE, F_GARBAGE, F_STORM, F_REPLAY, F_SILENT,
+    F_EQUIVOCATE,
+    F_BAD_SEAL,
+    F_PROMISE,
+    F_GARBAGE,
+    F_STORM,
+    F_REPLAY,
+    F_SILENT,
     /* what people do */
-    F_STOP, F_LEAVE,
+    F_STOP,
+    F_LEAVE,
     F_KINDS,
 } fault_kind;
 extern const char *const fault_name[F_KINDS];
@@ -70,8 +96,8 @@ typedef struct fault {
 
 /* ---- a broken world ---- */
 
-/* A check that has never failed proves nothing: these break the world around the core, one law each.  Only in the
- * build with planted bugs. */
+/* A check that has never failed proves nothing: these break the world around the core, one law
+ * each.  Only in the build with planted bugs. */
 typedef enum broken {
     BROKEN_NOTHING,
     BROKEN_COMMIT,   /* stored is said before it is durable */
@@ -110,12 +136,12 @@ typedef struct truth {
     uint8_t stream;
     bool forked; /* more than one version is out: its author was cloned, stolen or forgot */
     uint8_t *bytes;
-    uint64_t n, room;   /* sealed */
-    uint64_t seen;      /* held by somebody: another byte for such a step breaks S1 */
-    uint64_t kept;      /* durable where nothing is forgotten: must be everywhere in the end (L2) */
+    uint64_t n, room; /* sealed */
+    uint64_t seen;    /* held by somebody: another byte for such a step breaks S1 */
+    uint64_t kept;    /* durable where nothing is forgotten: must be everywhere in the end (L2) */
     seal_at *seals;
     uint32_t n_seals, room_seals;
-    uint64_t *born;     /* of each seal, ms: for latencies (--table) */
+    uint64_t *born; /* of each seal, ms: for latencies (--table) */
 } truth;
 
 /* A log of one node's own version, for authors with more than one. */
@@ -150,7 +176,7 @@ typedef struct node {
     pd_rng r;
     bool up, member, gone, evil_now, forgets; /* forgets: a fault makes its store forget */
     bool restored, spoke, ended;              /* ended: PD_ACT_FATAL */
-    bool forked; /* more than one process wrote with this key */
+    bool forked;                              /* more than one process wrote with this key */
     uint64_t busy_until, tick_at, uplink_us, started, commit_at;
     pd_core *core;
     pd_join *join;
@@ -162,11 +188,13 @@ typedef struct node {
     uint32_t n_logs;
     uint32_t *dirty, n_dirty, room_dirty;
     ticket ticket;
-    uint64_t gap_ms, phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
+    uint64_t gap_ms,
+        phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
     uint64_t pulls; /* sent, for L5 */
-    uint64_t bytes_out, data_out; /* on the wire, framing included; of them in frames with segments */
+    uint64_t bytes_out,
+        data_out; /* on the wire, framing included; of them in frames with segments */
 } node;
 
 /* ---- paths ---- */
@@ -207,8 +235,21 @@ typedef struct pipe_state {
 
 /* ---- the world ---- */
 
-typedef enum event_kind { W_TICK, W_FRAME, W_UP, W_DOWN, W_DIAL_FAILED, W_STORED, W_GRADIENT, W_COMMIT, W_FAULT, W_FAULT_END,
-                    W_START, W_JOIN, W_EVIL } event_kind;
+typedef enum event_kind {
+    W_TICK,
+    W_FRAME,
+    W_UP,
+    W_DOWN,
+    W_DIAL_FAILED,
+    W_STORED,
+    W_GRADIENT,
+    W_COMMIT,
+    W_FAULT,
+    W_FAULT_END,
+    W_START,
+    W_JOIN,
+    W_EVIL
+} event_kind;
 
 typedef struct happening {
     uint64_t at, seq;
@@ -225,9 +266,9 @@ typedef struct options {
     uint32_t nodes;          /* 0: drawn */
     uint8_t *drop;           /* by fault number; NULL: none */
     uint32_t n_drop;
-    uint64_t epoch_ms;       /* added to every time that a core sees */
+    uint64_t epoch_ms; /* added to every time that a core sees */
     bool ed25519, tracing;
-    bool table;              /* no faults but those of the table's path; all are members from the start */
+    bool table; /* no faults but those of the table's path; all are members from the start */
     uint32_t records_a_seal; /* table: K */
     const char *trace_path;
     broken broken;
@@ -236,7 +277,7 @@ typedef struct options {
 struct sim {
     options o;
     uint64_t now, seq, until, planned, trace; /* planned: the until that the seed has */
-    bool healed, working; /* working: nodes make records */
+    bool healed, working;                     /* working: nodes make records */
     pd_manifest manifest;
     char manifest_text[PD_MANIFEST_MAX];
     size_t manifest_bytes;
@@ -254,10 +295,10 @@ struct sim {
     happening *heap;
     size_t n_heap, room_heap;
     pd_action *actions;
-    uint64_t buffer_bytes; /* a session's, before it clogs */
-    uint32_t seal_ms;      /* 0: by the core's own formula */
+    uint64_t buffer_bytes;                          /* a session's, before it clogs */
+    uint32_t seal_ms;                               /* 0: by the core's own formula */
     uint64_t steps, frames, bytes, records, struck; /* struck: logs taken off the expectations */
-    bool distrust;         /* a member turned, or a key was copied: some counts cannot be judged */
+    bool distrust; /* a member turned, or a key was copied: some counts cannot be judged */
     /* table */
     void (*on_accept)(sim *s, const node *n, const truth *t, uint64_t from, uint64_t to);
     uint64_t *latency;
@@ -286,7 +327,8 @@ void sim_mix(sim *s, uint64_t v);
 /* Good until the next push: fill in what the event needs, but not its time. */
 happening *sim_push(sim *s, uint64_t at, event_kind kind, uint32_t node);
 node *sim_node_of(sim *s, const uint8_t key[32]); /* the member of that key, or NULL */
-void *grow(void *p, uint32_t *room, uint32_t n, size_t size); /* zeroed; out of memory ends the process */
+void *grow(void *p, uint32_t *room, uint32_t n,
+           size_t size); /* zeroed; out of memory ends the process */
 
 /* plan.c */
 void plan_make(sim *s);
@@ -316,17 +358,20 @@ void path_reset(sim *s, pd_rng *r, uint32_t node, bool half_open);
 void path_crash(sim *s, node *n, pd_rng *r, bool silent);
 bool path_blocked(const sim *s, uint32_t from, uint32_t to, uint64_t at);
 uint64_t path_wire_bytes(size_t n); /* of a frame: ZMTP, CURVE, TCP and IP included */
-uint32_t path_rate(const sim *s); /* bytes/s of the thinnest uplink; 0: no limit */
+uint32_t path_rate(const sim *s);   /* bytes/s of the thinnest uplink; 0: no limit */
 
 /* disk.c */
-uint32_t log_number(sim *s, const pd_author *a, uint8_t stream); /* NOBODY: a key that is nobody's */
+uint32_t log_number(sim *s, const pd_author *a,
+                    uint8_t stream); /* NOBODY: a key that is nobody's */
 slog *disk_log(sim *s, node *n, uint32_t log);
 size_t disk_read(sim *s, const node *n, uint32_t log, uint64_t from, uint8_t *out, size_t room);
 void disk_seal(sim *s, const node *n, uint32_t log, uint8_t seal[64]);
-void disk_sealed(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size, const uint8_t seal[64]);
-void disk_append(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size, const uint8_t seal[64]);
+void disk_sealed(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size,
+                 const uint8_t seal[64]);
+void disk_append(sim *s, node *n, uint32_t log, uint64_t from, const uint8_t *p, size_t size,
+                 const uint8_t seal[64]);
 void disk_commit(sim *s, node *n);
-void disk_lose(sim *s, node *n);     /* what is not durable */
+void disk_lose(sim *s, node *n); /* what is not durable */
 void disk_snapshot(sim *s, node *n);
 void disk_restore(sim *s, node *n);
 void disk_rot(sim *s, node *n, pd_rng *r); /* one log of another author is found damaged */
@@ -340,16 +385,25 @@ void disk_fork(sim *s, uint32_t owner);
 /* node.c */
 void node_init(sim *s, uint32_t i);
 void node_start(sim *s, node *n);
-void node_join(sim *s, node *n);
+void node_try_join(sim *s, node *n); /* and again later, until it is a member */
+void node_start_again(sim *s, node *n);
+void node_end_process(node *n);
 void node_crash(sim *s, node *n, pd_rng *r, bool silent);
-void node_step(sim *s, node *n, const pd_event *e);
-void node_happen(sim *s, node *n, happening *h);
 void node_turn(sim *s, node *n, const fault *f); /* against the others */
 void node_clone(sim *s, node *n, const fault *f);
 void node_halt(sim *s, node *n);
 void node_digest(sim *s, node *n, uint8_t out[16]);
 pd_addr node_addr(const node *n);
 void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]);
+
+/* drive.c */
+enum { COMMIT_MS = 1000 };
+/* A core's time: the world's, from a start of its own (S13). */
+static inline uint64_t core_time(const sim *s) {
+    return s->now + s->o.epoch_ms;
+}
+void node_step(sim *s, node *n, const pd_event *e);
+void node_happen(sim *s, node *n, happening *h);
 
 /* evil.c */
 evil *evil_open(sim *s, node *n, const fault *f);
@@ -383,17 +437,18 @@ typedef struct outcome {
 } outcome;
 /* Run one world in a child; prints its last words if it fails and `aloud`. */
 outcome run_apart(const options *o, bool aloud);
-/* Find fewer faults, fewer nodes and a shorter run that fail alike; prints the command that repeats it. */
+/* Find fewer faults, fewer nodes and a shorter run that fail alike; prints the command that repeats
+ * it. */
 void shrink(const options *o, const outcome *first, const char *plant);
 
 typedef struct batch {
     const uint64_t *seeds;
     size_t n;
     unsigned jobs;
-    bool twice;     /* each again, with another clock: S13, S14 */
-    bool all;       /* go on after a failure */
+    bool twice;            /* each again, with another clock: S13, S14 */
+    bool all;              /* go on after a failure */
     const char *until_law; /* only failures by this law count; NULL: all */
-    uint64_t trace; /* of all runs, in the order of the seeds */
+    uint64_t trace;        /* of all runs, in the order of the seeds */
     uint64_t steps, frames, records, struck, simulated_ms, healed_ms;
     size_t failed, unjudged, first_failed; /* index of the first in order */
     outcome first;

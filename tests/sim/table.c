@@ -1,4 +1,5 @@
-/* table.c - what a gradient costs on a thin, lossy path: the rows of the reference design's table of dissemination.
+/* table.c - what a gradient costs on a thin, lossy path: the rows of the reference design's table
+ * of dissemination.
  *
  * Every node makes one record a second and seals K of them at a time; three rounds to settle, then
  * everything sent is counted, framing of ZMTP, CURVE, TCP and IP included (acknowledgements of TCP
@@ -109,9 +110,10 @@ static int row(const options *o) {
     if (s->n_latency)
         qsort(s->latency, s->n_latency, sizeof *s->latency, by_size);
     double seconds = (double)(s->now - began) / 1000, fresh = (double)s->fresh_bytes;
-    printf("%6u %6u %8.3f %7.1f %6.1f %6.1f %6.2f %6.2f %8.0f %8.0f\n", s->n_members, o->records_a_seal,
-           (double)(s->segment_bytes - segments) / fresh, quantile(s, 0.5), quantile(s, 0.99), quantile(s, 1),
-           (double)data / fresh, (double)sum / fresh, (double)sum / s->n_members / seconds, (double)most / seconds);
+    printf("%6u %6u %8.3f %7.1f %6.1f %6.1f %6.2f %6.2f %8.0f %8.0f\n", s->n_members,
+           o->records_a_seal, (double)(s->segment_bytes - segments) / fresh, quantile(s, 0.5),
+           quantile(s, 0.99), quantile(s, 1), (double)data / fresh, (double)sum / fresh,
+           (double)sum / s->n_members / seconds, (double)most / seconds);
     fflush(stdout);
     int code = s->code;
     if (code)
@@ -122,11 +124,12 @@ static int row(const options *o) {
 }
 
 int table_print(const options *o) {
-    static const uint32_t rows[][2] = {{2, 60}, {4, 60}, {8, 60}, {10, 60}, {16, 60}, {16, 300}, {16, 600}};
+    static const uint32_t rows[][2] = {{2, 60},  {4, 60},   {8, 60},  {10, 60},
+                                       {16, 60}, {16, 300}, {16, 600}};
     options one = *o;
     one.table = true;
-    printf("%6s %6s %8s %7s %6s %6s %6s %6s %8s %8s\n", "N", "K", "copies", "p50 s", "p99 s", "max s", "B/gr", "all", "B/s mean",
-           "B/s max");
+    printf("%6s %6s %8s %7s %6s %6s %6s %6s %8s %8s\n", "N", "K", "copies", "p50 s", "p99 s",
+           "max s", "B/gr", "all", "B/s mean", "B/s max");
     int code = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows && !code; i++) {
         one.nodes = o->nodes ? o->nodes : rows[i][0];
