@@ -268,13 +268,14 @@ void disk_forget(sim *s) {
 /* A damaged row costs the whole log; it is asked for again.  Not an own log, not a control log (who
  * is a member hangs on it), and not the last whole copy. */
 void disk_rot(sim *s, node *n, pd_rng *r) {
-    for (uint32_t tries = 0; n->n_logs && tries < 8; tries++) {
-        uint32_t log = (uint32_t)draw(r, 0, n->n_logs - 1), copies = 0;
+    for (uint32_t tries = 0; tries < 8; tries++) {
+        uint32_t log = (uint32_t)draw(r, 0, s->n_authors * PD_STREAMS - 1), copies = 0;
         const truth *t = &s->truths[log];
         for (uint32_t i = 0; i < s->n_members; i++)
             copies += i != n->index && !s->nodes[i].forgets && !s->nodes[i].gone &&
-                      held(&s->nodes[i], log)->durable >= n->logs[log].n;
-        if (t->stream != PD_STREAM_GRADIENTS || t->owner == n->index || t->forked || copies == 0)
+                      held(&s->nodes[i], log)->durable >= held(n, log)->n;
+        if (held(n, log)->n == 0 || t->stream != PD_STREAM_GRADIENTS || t->owner == n->index ||
+            t->forked || copies == 0)
             continue;
         n->logs[log] = (slog){0};
         return;

@@ -64,7 +64,9 @@ static bool node_agrees(sim *s, const node *n, uint32_t links, char *why, size_t
         return false;
     }
     pd_core_status_get(n->core, core_time(s), &st);
-    bool speaks = st.voice == PD_VOICE_SPEAKING && st.unsealed == 0;
+    /* The only one left has nobody to listen to, and says so. */
+    bool alone = links == 0 && st.voice == PD_VOICE_LISTENING;
+    bool speaks = alone || (st.voice == PD_VOICE_SPEAKING && st.unsealed == 0);
     if (!speaks || st.links < links || (st.missing && !s->distrust)) {
         snprintf(why, room, "node %u: voice %d, %u unsealed, %u links of %u, %llu missing",
                  n->index, (int)st.voice, st.unsealed, st.links, links,

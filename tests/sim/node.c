@@ -279,7 +279,7 @@ void node_clone(sim *s, node *n, const fault *f) {
 
 void node_digest(sim *s, node *n, uint8_t out[16]) {
     int32_t a[COORDS] = {0};
-    for (uint32_t log = 0; log < n->n_logs; log++) {
+    for (uint32_t log = 0; log < n->n_logs && log < s->n_authors * PD_STREAMS; log++) {
         const slog *l = &n->logs[log];
         const truth *t = &s->truths[log];
         if (t->stream == PD_STREAM_GRADIENTS && l->n && !t->forked)

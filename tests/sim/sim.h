@@ -23,8 +23,9 @@
 enum {
     COORDS = 64,     /* of the model that logs are folded into */
     WORDS_KEPT = 50, /* trace lines printed after a failure */
-    NOBODY = UINT32_MAX,
 };
+
+#define NOBODY UINT32_MAX /* no node, log or author of that number */
 
 /* Exit codes, one for each kind of failure. */
 enum { OK = 0, SAFETY = 10, LIVENESS = 11, BOUND = 12, CRASHED = 13, UNEQUAL = 14, NO_JUDGE = 20 };
