@@ -198,7 +198,9 @@ bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
               (size_t)(w->end - w->p) >= head + (n + 1) * entry;
         if (!all)
             break;
-        c->heads[n++] = (pd_head){pd_alias_number(l, i), pd_log_at_index(c, i)->held};
+        const pd_log *log = pd_log_at_index(c, i);
+        uint64_t held = PD_BUG(PD_BUG_HEADS_AS_OWN) ? log->goal : log->held;
+        c->heads[n++] = (pd_head){pd_alias_number(l, i), held};
         pd_set_remove(l->tell, i);
     }
     sort(c->heads, n);

@@ -123,6 +123,10 @@ void pd_own_store_failed(pd_core *c, const pd_event *e) {
     pd_pending *p = &c->own.pending[e->stream];
     if (p->storing == 0)
         return;
+    if (PD_BUG(PD_BUG_FAILED_STORED)) {
+        pd_own_stored(c, e);
+        return;
+    }
     p->backoff_ms = p->backoff_ms ? p->backoff_ms * 2 : 1000;
     if (p->backoff_ms > 60000)
         p->backoff_ms = 60000;

@@ -28,7 +28,15 @@ extern int pd_planted;
 #else
 #define PD_BUG(n) false
 #endif
-enum { PD_BUG_SEND_UNSTORED = 1, PD_BUG_NO_LISTENING, PD_BUG_NO_SEAL, PD_BUG_KEEP_SENT };
+enum {
+    PD_BUG_SEND_UNSTORED = 1,
+    PD_BUG_NO_LISTENING,
+    PD_BUG_NO_SEAL,
+    PD_BUG_KEEP_SENT,
+    PD_BUG_HEADS_AS_OWN,  /* what a peer told of is told on as held */
+    PD_BUG_NO_PATIENCE,   /* 50 ms between repairs, and as many as there are */
+    PD_BUG_FAILED_STORED, /* a store that failed counts as done */
+};
 
 enum {
     PD_NONE = 0xffff, /* no member, author, log or link of that number */

@@ -157,7 +157,8 @@ static void repair(pd_core *c, uint32_t index) {
         return;
     }
     pd_tree_close_pull(c, index); /* what was open has had its time */
-    pd_link *l = c->repairs < PD_REPAIRS_MAX ? choose(c, index) : NULL;
+    bool room = c->repairs < PD_REPAIRS_MAX || PD_BUG(PD_BUG_NO_PATIENCE);
+    pd_link *l = room ? choose(c, index) : NULL;
     if (!l) { /* later; or whoever told of it is gone, and the next session tells again */
         pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS / 2);
         return;
@@ -166,6 +167,8 @@ static void repair(pd_core *c, uint32_t index) {
     log->backoff_ms = (uint32_t)(backoff < least              ? least
                                  : backoff > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
                                                               : backoff);
+    if (PD_BUG(PD_BUG_NO_PATIENCE))
+        log->backoff_ms = 50;
     bool coming = is_coming(c, index);
     log->late = (uint8_t)(log->late + (log->late < 255));
     bool graft = !c->conf.observer && !pd_is_own(c, index) &&

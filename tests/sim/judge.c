@@ -1,0 +1,242 @@
+/* judge.c - what must have happened once the faults are over.
+ *
+ *   S5, S6  equal logs give equal digests of a real replay, the same as the sealed logs give
+ *   L1   all live members hold the same within B(N), and nobody misses anything
+ *   L2   what was durable on an honest disk is held by everyone
+ *   L3   what was made is sealed within T_seal + 5 s
+ *   L4   everyone has min(4, N - 1) links or more; in a full mesh all of them
+ *   L5   then, with records being made again: at most 1.05 copies and no repairs
+ *   L10  who left, came back or moved is a member like any other: it is among those who agree
+ *
+ *   B(N) = 10 T_sync + 2 T_rep_max + bytes / goodput
+ */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    SYNC_MS = 30000,
+    REPAIR_MAX_MS = 300000,
+    LISTEN_MS = 360000, /* a backup put back just now */
+    LATE_MS = 5000,
+    STEADY_MS = 60000,
+    AFTERMATH_MS = 100000, /* a session that a fault broke may take a minute to die of it */
+    GIVE_UP = 3,           /* bounds until a run counts as never agreeing */
+};
+
+static bool is_live(const node *n) {
+    return n->twin == NOBODY && !n->gone && !n->evil_now;
+}
+
+static uint64_t bound_ms(const sim *s) {
+    uint64_t bytes = 0, rate = path_rate(s);
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++)
+        bytes += s->truths[log].n + 100;
+    uint64_t carried = rate ? 2 * bytes * s->n_members * 1000 / rate : 0;
+    return 10 * SYNC_MS + 2 * REPAIR_MAX_MS + LISTEN_MS + carried;
+}
+
+/* ---- agreement ---- */
+
+static bool log_agrees(const sim *s, const node *n, uint32_t log, char *why, size_t room) {
+    const truth *t = &s->truths[log];
+    uint64_t held = log < n->n_logs ? n->logs[log].n : 0;
+    if (t->forked || held == t->seen)
+        return true;
+    snprintf(why, room, "node %u holds %llu of %llu bytes of node %u (inc %u, stream %u)", n->index,
+             (unsigned long long)held, (unsigned long long)t->seen, t->owner, t->author.inc,
+             t->stream);
+    return false;
+}
+
+static uint32_t links_wanted(const sim *s) {
+    uint32_t live = 0;
+    for (uint32_t i = 0; i < s->n_members; i++)
+        live += is_live(&s->nodes[i]);
+    return live <= 16 ? live - 1 : 4;
+}
+
+static bool node_agrees(sim *s, const node *n, uint32_t links, char *why, size_t room) {
+    pd_core_status st;
+    if (!n->core || !n->member) {
+        snprintf(why, room, "node %u is not running", n->index);
+        return false;
+    }
+    pd_core_status_get(n->core, core_time(s), &st);
+    /* The only one left has nobody to listen to, and says so. */
+    bool alone = links == 0 && st.voice == PD_VOICE_LISTENING;
+    bool speaks = alone || (st.voice == PD_VOICE_SPEAKING && st.unsealed == 0);
+    if (!speaks || st.links < links || (st.missing && !s->distrust)) {
+        snprintf(why, room, "node %u: voice %d, %u unsealed, %u links of %u, %llu missing",
+                 n->index, (int)st.voice, st.unsealed, st.links, links,
+                 (unsigned long long)st.missing);
+        return false;
+    }
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++)
+        if (!log_agrees(s, n, log, why, room))
+            return false;
+    return true;
+}
+
+bool judge_converged(sim *s, char *why, size_t room) {
+    uint32_t links = links_wanted(s);
+    for (uint32_t i = 0; i < s->n_members; i++)
+        if (is_live(&s->nodes[i]) && !node_agrees(s, &s->nodes[i], links, why, room))
+            return false;
+    return true;
+}
+
+static void judge_kept(sim *s) {
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
+        const truth *t = &s->truths[log];
+        if (!t->forked && t->seen < t->kept)
+            sim_fail(s, LIVENESS, "L2",
+                     "acknowledged bytes of node %u are missing: %llu of %llu (stream %u)",
+                     t->owner, (unsigned long long)t->seen, (unsigned long long)t->kept, t->stream);
+    }
+}
+
+/* The digest of every live node is that of the sealed logs, folded from nothing. */
+static void judge_digests(sim *s) {
+    int32_t a[COORDS] = {0};
+    uint8_t right[16], got[16];
+    const node *last = NULL;
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
+        const truth *t = &s->truths[log];
+        if (!t->forked && t->stream == PD_STREAM_GRADIENTS && t->seen)
+            pd_replay_fold(&s->replay, a, COORDS, &t->author, 0, t->bytes, (size_t)t->seen);
+    }
+    pd_replay_digest(a, COORDS, right);
+    for (uint32_t i = 0; i < s->n_members; i++) {
+        if (!is_live(&s->nodes[i]) ||
+            (last && i + 1 < s->n_members)) /* bytes are shared: two say it for all */
+            continue;
+        last = &s->nodes[i];
+        node_digest(s, &s->nodes[i], got);
+        if (memcmp(right, got, 16))
+            sim_fail(s, SAFETY, "S5", "node %u has another digest than the sealed logs give", i);
+    }
+}
+
+/* ---- the phases ---- */
+
+static void heal(sim *s) {
+    sim_say(s, "-- all faults are over");
+    s->healed = true;
+    s->working = false;
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        node *n = &s->nodes[i];
+        if (n->puppet || (n->twin != NOBODY && n->up))
+            node_halt(s, n);
+        else if (is_live(n))
+            sim_push(s, s->now, W_START, i);
+        if (n->busy_until > s->now) /* a stopped process goes on */
+            n->busy_until = s->now;
+    }
+    disk_forget(s);
+    if (BROKEN(s, BROKEN_PROCESS))
+        abort();
+    for (uint32_t i = 0; BROKEN(s, BROKEN_KEYS) && i < s->n_members; i++)
+        disk_fork(s, i);
+}
+
+/* All disks forget their newest seal while nobody runs: what was acknowledged is gone. */
+static void lose_seals(sim *s) {
+    pd_rng r = rng_of(s->o.seed, "broken", 0);
+    for (uint32_t i = 0; i < s->n_nodes; i++)
+        node_crash(s, &s->nodes[i], &r, false);
+    disk_lose_last_seals(s);
+}
+
+/* Is there anything left to judge?  Authors of whom several versions are out are not. */
+static bool is_judgeable(const sim *s) {
+    uint32_t forked = 0, whole = 0;
+    for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
+        forked += s->truths[log].forked;
+        whole += !s->truths[log].forked && s->truths[log].seen;
+    }
+    return whole || !forked;
+}
+
+static bool unsealed_late(sim *s) {
+    for (uint32_t i = 0; i < s->n_members; i++) {
+        pd_core_status st;
+        const node *n = &s->nodes[i];
+        if (!n->core || !is_live(n) || n->started + STEADY_MS > s->now)
+            continue;
+        pd_core_status_get(n->core, core_time(s), &st);
+        if (st.voice == PD_VOICE_SPEAKING && st.unsealed && st.unsealed_ms > st.seal_ms + LATE_MS) {
+            sim_fail(s, LIVENESS, "L3", "node %u has not sealed for %llu ms", i,
+                     (unsigned long long)st.unsealed_ms);
+            return true;
+        }
+    }
+    return false;
+}
+
+void judge_liveness(sim *s) {
+    char why[160] = "";
+    uint64_t from = s->now;
+    if (BROKEN(s, BROKEN_DISKS))
+        lose_seals(s);
+    heal(s);
+    if (!is_judgeable(s)) {
+        sim_fail(s, NO_JUDGE, "atlas", "more than one version of every log is out");
+        return;
+    }
+    uint64_t bound = bound_ms(s);
+    sim_run(s, s->now + 1000);
+    while (!s->code && !judge_converged(s, why, sizeof why)) {
+        if (s->now > from + GIVE_UP * bound)
+            sim_fail(s, LIVENESS, "L1", "no agreement %llu s after healing: %s",
+                     (unsigned long long)(s->now - from) / 1000, why);
+        for (uint32_t i = 0; i < s->n_members; i++)
+            if (is_live(&s->nodes[i]) && s->nodes[i].member)
+                sim_push(s, s->now, W_START, i);
+        sim_run(s, s->now + 1000);
+        if (s->now > from + 2 * STEADY_MS + SYNC_MS && !s->code)
+            unsealed_late(s);
+    }
+    if (!s->code && s->now > from + (BROKEN(s, BROKEN_BOUND) ? 0 : bound))
+        sim_fail(s, BOUND, "L1", "agreement took %llu s, the bound is %llu s",
+                 (unsigned long long)(s->now - from) / 1000, (unsigned long long)bound / 1000);
+    if (!s->code)
+        judge_kept(s);
+    if (!s->code)
+        judge_digests(s);
+}
+
+static uint64_t pulls_sent(const sim *s) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->n_members; i++)
+        n += s->nodes[i].pulls;
+    return n;
+}
+
+/* Records again, without faults: what costs the least must also be what happens. */
+void judge_steady(sim *s) {
+    sim_run(s, s->until + AFTERMATH_MS);
+    uint64_t sent = s->segment_bytes, pulls = pulls_sent(s), records = s->records, live = 0;
+    char why[160];
+    for (uint32_t i = 0; i < s->n_members; i++)
+        live += is_live(&s->nodes[i]);
+    s->working = true;
+    sim_run(s, s->now + STEADY_MS);
+    s->working = false;
+    if (s->code || unsealed_late(s))
+        return;
+    for (unsigned i = 0; i < 120 && !judge_converged(s, why, sizeof why); i++)
+        sim_run(s, s->now + 1000);
+    /* a thin link may still be at it; who was lied to or doubled asks more often */
+    if (s->code || s->distrust || path_rate(s) || !judge_converged(s, why, sizeof why))
+        return;
+    uint64_t fresh = (s->records - records) * (live - 1);
+    sent = s->segment_bytes - sent;
+    if (sent * 100 > fresh * 105 + 6400)
+        sim_fail(s, LIVENESS, "L5", "%llu bytes sent for %llu fresh ones without any fault",
+                 (unsigned long long)sent, (unsigned long long)fresh);
+    if (pulls_sent(s) > pulls)
+        sim_fail(s, LIVENESS, "L5", "%llu repairs without any fault",
+                 (unsigned long long)(pulls_sent(s) - pulls));
+}

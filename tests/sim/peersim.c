@@ -1,0 +1,338 @@
+/* peersim.c - the command: seeds of a swarm under faults, each judged; a failing one is made small
+ * and repeated.
+ *
+ *   peersim --seed S                 one run; --twice: again with another clock, for an equal trace
+ *   peersim --seeds A..B             many; --file F: those listed in a file; --fresh K: K new ones
+ *   peersim --hours H                new ones until the time is over
+ *   peersim --table                  what a gradient costs: copies, latency, bytes
+ *
+ *   --nodes N --until T --drop LIST  a smaller run: members, seconds, without faults 3,9-41
+ *   --trace FILE                     every event of the run
+ *   --jobs J                         runs at a time (2)
+ *   --hash                           print only the trace of all runs
+ *   --real-keys                      Ed25519 instead of keyed hashes
+ *   --records K                      records a seal (--table)
+ *   --plant NAME                     with a bug planted in the core; all: each must be found
+ *   --broken                         with the world broken: each law must tell
+ *                                    (these two: peersim_planted)
+ *
+ * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of
+ * one seed differ, 20 no run can be judged.
+ */
+#include "sim.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+typedef struct command {
+    options o;
+    uint64_t *seeds;
+    uint32_t n_seeds, room_seeds;
+    uint64_t fresh, hours;
+    unsigned jobs;
+    bool twice, hash, table, broken;
+    const char *plant;
+} command;
+
+/* ---- planted bugs ---- */
+
+#ifdef PD_PLANTED
+extern int pd_planted;
+static const char *const plants[] = {"",
+                                     "send-before-stored",
+                                     "restart-without-listening",
+                                     "range-without-seal",
+                                     "sent-across-sessions",
+                                     "heads-trusted-as-own",
+                                     "repair-without-patience",
+                                     "acknowledge-failed-store"};
+enum { PLANTS = sizeof plants / sizeof *plants };
+
+static bool choose_plant(const char *name) {
+    for (int i = 1; i < PLANTS; i++)
+        if (!strcmp(plants[i], name)) {
+            pd_planted = i;
+            return true;
+        }
+    return !strcmp(name, "all");
+}
+
+/* A simulator that finds nothing proves nothing: each bug shows itself within 500 seeds. */
+static int find_planted(const command *c) {
+    enum { SEEDS = 500 };
+    uint64_t seeds[SEEDS];
+    int missed = 0;
+    for (uint64_t i = 0; i < SEEDS; i++)
+        seeds[i] = i + 1;
+    for (int i = 1; i < PLANTS; i++) {
+        pd_planted = i;
+        printf("%s\n  ", plants[i]);
+        batch b = {.seeds = seeds, .n = SEEDS, .jobs = c->jobs};
+        run_batch(&c->o, &b);
+        if (!b.failed)
+            printf("NOT FOUND in %d seeds\n", (int)SEEDS);
+        missed += !b.failed;
+    }
+    return missed ? 1 : 0;
+}
+
+typedef struct breakage {
+    const char *name, *law;
+    int code;
+} breakage;
+static const breakage breakages[BROKEN_KINDS] = {
+    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},       [BROKEN_APPEND] = {"append", "S3", SAFETY},
+    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},       [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_PEACE] = {"peace", "S10", SAFETY},        [BROKEN_GATE] = {"gate", "S11", SAFETY},
+    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},   [BROKEN_PATH] = {"path", "L1", LIVENESS},
+    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},       [BROKEN_STORE] = {"store", "L3", LIVENESS},
+    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS}, [BROKEN_BOUND] = {"bound", "L1", BOUND},
+    [BROKEN_PROCESS] = {"process", "crash", CRASHED}, [BROKEN_KEYS] = {"keys", "atlas", NO_JUDGE},
+};
+
+/* Each breakage of the world is told, by the law it breaks. */
+static int find_broken(const command *c) {
+    enum { SEEDS = 40 };
+    uint64_t seeds[SEEDS];
+    int missed = 0;
+    for (uint64_t i = 0; i < SEEDS; i++)
+        seeds[i] = i + 1;
+    for (int i = 1; i < BROKEN_KINDS; i++) {
+        options o = c->o;
+        o.broken = (broken)i;
+        printf("%s\n  ", breakages[i].name);
+        batch b = {.seeds = seeds,
+                   .n = SEEDS,
+                   .jobs = c->jobs,
+                   .twice = i == BROKEN_ENTROPY,
+                   .until_law = breakages[i].law};
+        run_batch(&o, &b);
+        bool found =
+            b.failed && b.first.code == breakages[i].code && !strcmp(b.first.law, breakages[i].law);
+        if (!found)
+            printf("  NOT FOUND: %s with exit status %d\n", breakages[i].law, breakages[i].code);
+        missed += !found;
+    }
+    return missed ? 1 : 0;
+}
+#else
+static bool choose_plant(const char *name) {
+    (void)name;
+    return false;
+}
+static int find_broken(const command *c) {
+    (void)c;
+    return 2;
+}
+static int find_planted(const command *c) {
+    (void)c;
+    return 2;
+}
+#endif
+
+/* ---- the command line ---- */
+
+static int misused(const char *what, const char *arg) {
+    fprintf(stderr, "peersim: %s%s (see the head of tests/sim/peersim.c)\n", what, arg);
+    return 2;
+}
+
+static bool number(const char *text, uint64_t *out) {
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    return !errno && end != text && !*end;
+}
+
+static void add_seed(command *c, uint64_t seed) {
+    c->seeds = grow(c->seeds, &c->room_seeds, c->n_seeds + 1, sizeof *c->seeds);
+    c->seeds[c->n_seeds++] = seed;
+}
+
+static bool add_range(command *c, const char *text) {
+    unsigned long long a, b;
+    if (sscanf(text, "%llu..%llu", &a, &b) != 2 || b < a || b - a > 10000000)
+        return false;
+    for (; a <= b; a++)
+        add_seed(c, a);
+    return true;
+}
+
+/* One seed a line; what follows it on the line says why it is there. */
+static bool add_file(command *c, const char *path) {
+    char line[256];
+    FILE *f = fopen(path, "r");
+    unsigned long long seed;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "%llu", &seed) == 1)
+            add_seed(c, seed);
+    return f && fclose(f) == 0;
+}
+
+static bool seconds(const char *text, uint64_t *ms) {
+    unsigned long long s = 0, fraction = 0;
+    char digits[4] = "000", more;
+    int n = sscanf(text, "%llu.%3[0-9]%c", &s, digits, &more);
+    if (n < 1 || n > 2)
+        return false;
+    for (size_t i = 0; i < 3; i++)
+        fraction = fraction * 10 + (unsigned)(digits[i] ? digits[i] - '0' : 0);
+    *ms = s * 1000 + fraction;
+    return *ms > 0;
+}
+
+static bool drop_list(command *c, const char *text) {
+    enum { FAULTS_MAX = 100000 };
+    for (const char *p = text; *p;) {
+        char *end;
+        unsigned long a = strtoul(p, &end, 10), b = a;
+        if (end == p)
+            return false;
+        if (*end == '-') {
+            p = end + 1;
+            b = strtoul(p, &end, 10);
+            if (end == p)
+                return false;
+        }
+        if (b < a || b >= FAULTS_MAX || (*end && *end != ','))
+            return false;
+        uint32_t room = c->o.n_drop;
+        c->o.drop = grow(c->o.drop, &room, (uint32_t)b + 1, 1);
+        c->o.n_drop = room;
+        memset(c->o.drop + a, 1, b - a + 1);
+        p = *end ? end + 1 : end;
+    }
+    return true;
+}
+
+static bool value(command *c, const char *name, const char *v) {
+    uint64_t n = 0;
+    if (!strcmp(name, "--seeds"))
+        return add_range(c, v);
+    if (!strcmp(name, "--file"))
+        return add_file(c, v);
+    if (!strcmp(name, "--until"))
+        return seconds(v, &c->o.until_ms);
+    if (!strcmp(name, "--drop"))
+        return drop_list(c, v);
+    if (!strcmp(name, "--trace")) {
+        c->o.trace_path = v;
+        return c->o.tracing = true;
+    }
+    if (!strcmp(name, "--plant")) {
+        c->plant = v;
+        return choose_plant(v);
+    }
+    if (!number(v, &n))
+        return false;
+    if (!strcmp(name, "--seed"))
+        add_seed(c, n);
+    else if (!strcmp(name, "--nodes") && n >= 1 && n <= 60000)
+        c->o.nodes = (uint32_t)n;
+    else if (!strcmp(name, "--hours") && n >= 1)
+        c->hours = n;
+    else if (!strcmp(name, "--fresh") && n >= 1)
+        c->fresh = n;
+    else if (!strcmp(name, "--jobs") && n >= 1 && n <= 64)
+        c->jobs = (unsigned)n;
+    else if (!strcmp(name, "--records") && n >= 1 && n <= 4096)
+        c->o.records_a_seal = (uint32_t)n;
+    else
+        return false;
+    return true;
+}
+
+static bool flag(command *c, const char *name) {
+    if (!strcmp(name, "--twice"))
+        return c->twice = true;
+    if (!strcmp(name, "--hash"))
+        return c->hash = true;
+    if (!strcmp(name, "--table"))
+        return c->table = true;
+    if (!strcmp(name, "--broken"))
+        return c->broken = true;
+    if (!strcmp(name, "--real-keys"))
+        return c->o.ed25519 = true;
+    return false;
+}
+
+/* ---- running ---- */
+
+static void add_fresh(command *c, uint64_t n) {
+    uint8_t b[8];
+    pd_random(b, sizeof b);
+    for (uint64_t from = pd_load64(b) >> 24; n; n--)
+        add_seed(c, from++);
+}
+
+static void print_sum(const batch *b, time_t began) {
+    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu "
+           "frames, %llu records; agreement after %.0f s at "
+           "most; %llu logs struck; trace %016llx; %lld s\n",
+           b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
+           (unsigned long long)b->steps, (unsigned long long)b->frames,
+           (unsigned long long)b->records, (double)b->healed_ms / 1000,
+           (unsigned long long)b->struck, (unsigned long long)b->trace,
+           (long long)(time(NULL) - began));
+    fflush(stdout);
+}
+
+static int run(command *c) {
+    time_t began = time(NULL);
+    batch b = {.seeds = c->seeds, .n = c->n_seeds, .jobs = c->jobs, .twice = c->twice, .all = true};
+    run_batch(&c->o, &b);
+    if (c->hash)
+        printf("%016llx\n", (unsigned long long)b.trace);
+    else
+        print_sum(&b, began);
+    if (!b.failed)
+        return b.unjudged == b.n ? NO_JUDGE : OK;
+    options o = c->o;
+    o.seed = c->seeds[b.first_failed];
+    shrink(&o, &b.first, c->plant);
+    return b.first.code;
+}
+
+static int soak(command *c) {
+    enum { AT_ONCE = 200 };
+    time_t end = time(NULL) + (time_t)c->hours * 3600;
+    int code = OK;
+    while (!code && time(NULL) < end) {
+        c->n_seeds = 0;
+        add_fresh(c, AT_ONCE);
+        code = run(c);
+    }
+    return code;
+}
+
+int main(int argc, char **argv) {
+    command c = {.jobs = 2};
+    if (pd_crypto_init())
+        return 1;
+    for (int i = 1; i < argc; i++) {
+        if (flag(&c, argv[i]))
+            continue;
+        if (i + 1 == argc || !value(&c, argv[i], argv[i + 1]))
+            return misused("cannot use ", argv[i]);
+        i++;
+    }
+    if (c.fresh)
+        add_fresh(&c, c.fresh);
+    int code;
+    if (c.plant && !strcmp(c.plant, "all"))
+        code = find_planted(&c);
+    else if (c.broken)
+        code = find_broken(&c);
+    else if (c.table) {
+        c.o.seed = c.n_seeds ? c.seeds[0] : 2;
+        code = table_print(&c.o);
+    } else if (c.hours)
+        code = soak(&c);
+    else
+        code = c.n_seeds ? run(&c) : misused("which seed?", "");
+    free(c.seeds);
+    free(c.o.drop);
+    return code;
+}
