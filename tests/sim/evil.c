@@ -123,7 +123,7 @@ static void put_vector(evil *e, pd_writer *w, uint64_t promised) {
         if (held + promised)
             heads[n++] = (pd_head){log, held + promised};
     }
-    pd_item it = {.kind = PD_ITEM_VV, .u.heads = {.want = true, .count = n, .heads = heads}};
+    pd_item it = {.kind = PD_ITEM_VV, .u.heads = {.flags = PD_VV_WANT, .count = n, .heads = heads}};
     pd_frame_put(w, &it);
     free(heads);
 }

@@ -227,6 +227,9 @@ typedef struct pipe_end {
     uint64_t *at;          /* end of the last segment, by this end's log numbers */
     last_pull *pulled;
     uint32_t n_alias;
+    pd_author *base; /* whom this end knew when it said HELLO, in their order */
+    uint32_t n_base;
+    uint64_t memb_hash; /* and what it said of them */
 } pipe_end;
 
 typedef struct pipe_state {

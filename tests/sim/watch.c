@@ -27,6 +27,8 @@ void watch_free(pipe_end *e) {
     free(e->alias);
     free(e->at);
     free(e->pulled);
+    free(e->base);
+    e->base = NULL;
     e->alias = NULL;
     e->at = NULL;
     e->pulled = NULL;
@@ -42,6 +44,25 @@ static void learn_alias(sim *s, pipe_end *e, uint32_t alias, const pd_author *a)
     e->n_alias = more;
     uint32_t log = log_number(s, a, 0);
     e->alias[alias] = log == NOBODY ? NOBODY : log + 1; /* 0: never announced */
+}
+
+static void learn_base(sim *s, pipe_end *e, const pipe_end *from) {
+    for (uint32_t i = 0; i < from->n_base; i++)
+        learn_alias(s, e, i, &from->base[i]);
+}
+
+/* Where both ends knew the same authors, their order is their numbers. */
+static void watch_hello(sim *s, const node *from, pipe_end *e, pipe_end *o, uint64_t memb_hash) {
+    uint32_t room = pd_core_authors(from->core, NULL, 0);
+    e->base = calloc(room + 1, sizeof *e->base);
+    if (!e->base)
+        abort();
+    e->n_base = pd_core_authors(from->core, e->base, room);
+    e->memb_hash = memb_hash;
+    if (!o->base || o->memb_hash != memb_hash)
+        return;
+    learn_base(s, e, e);
+    learn_base(s, o, o);
 }
 
 /* Our number of a log that this end names, or NOBODY. */
@@ -117,7 +138,9 @@ void watch_frame(sim *s, node *from, uint64_t session, const uint8_t *p, size_t 
         return;
     }
     while (!s->code && pd_frame_next(&r, &it)) {
-        if (it.kind == PD_ITEM_ALIAS)
+        if (it.kind == PD_ITEM_HELLO)
+            watch_hello(s, from, e, path_other(s, session), it.u.hello.memb_hash);
+        else if (it.kind == PD_ITEM_ALIAS)
             learn_alias(s, e, it.u.alias.alias, &it.u.alias.author);
         else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL) {
             s->saw_segment = true;
