@@ -150,7 +150,8 @@ static void add_heldout(const pd_site *s, const pd_trainer_status *t, cJSON *rep
 }
 
 static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply) {
-    uint64_t held = pd_ledger_records(n->site->ledger), news = held - n->records_before;
+    uint64_t held = pd_ledger_records(n->site->ledger),
+             news = held > n->records_before ? held - n->records_before : 0;
     double wire = (double)(c->bytes_in + c->bytes_out) +
                   FRAME_OVERHEAD * (double)(c->frames_in + c->frames_out);
     pd_addr listen = pd_net_listening(n->net);
