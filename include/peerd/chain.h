@@ -25,6 +25,8 @@ typedef struct pd_author {
     uint32_t inc; /* incarnation, < PD_INCARNATIONS */
 } pd_author;
 
+#define PD_VOID_NEVER UINT64_MAX /* the void step of an author all of whose records count */
+
 typedef struct pd_chain {
     uint8_t c[32];                /* C_j */
     uint64_t n;                   /* bytes so far */

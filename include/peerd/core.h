@@ -28,6 +28,9 @@ enum {
     PD_PENDING_MAX = 4096, /* own gradients not yet sealed */
     PD_FRAME_MAX = 16384,
     PD_TEXT_MAX = 160,    /* a note, with its end */
+    PD_BAN_QUORUM = 3,    /* members whose bans together count like the founder's or the inviter's */
+    PD_INVITES_ALL = 64,  /* members that one key may admit; the founder's are not limited */
+    PD_INVITE_DEPTH = 4,  /* invitations between the founder and anybody */
     /* A frame holds at most 16384 / 69 sealed segments, a welcome 384 logs; the rest is bounded
      * by the tables above. */
     PD_ACTIONS_MAX = 400,
@@ -100,6 +103,10 @@ typedef enum pd_event_kind {
     PD_EV_STORE_FAILED, /* own bytes could not be stored        author, stream                      */
     PD_EV_LISTEN,       /* own addresses changed                addrs, n = how many                 */
     PD_EV_ADDRESS,      /* someone may be dialled there         key, addrs (one)                    */
+    PD_EV_BAN,          /* write a BAN                          key; author.inc, at: its records from there
+                         *                                      on do not count (pd_core_may_ban first) */
+    PD_EV_ROTATE,       /* write a ROTATE                       key = the next one, p = its signature of
+                         *                                      pd_rotate_message, n = 64              */
     PD_EV_FETCH,        /* get a file in pieces                 digest, at = offset, n = total bytes */
     PD_EV_STOP,         /* seal, store, tell, close; with `leave`, for good                         */
 } pd_event_kind;
@@ -127,6 +134,9 @@ typedef enum pd_action_kind {
     PD_ACT_CLOSE,  /* session, text: close it; no PD_EV_SESSION_DOWN need follow                   */
     PD_ACT_DIAL,   /* key, addr: PD_EV_SESSION_UP or PD_EV_DIAL_FAILED must follow                 */
     PD_ACT_ALLOW,  /* key: a member; the transport admits it from now on                           */
+    PD_ACT_DENY,   /* key: banned, or no member any more; the transport refuses it and closes its
+                    *   sessions, until an ALLOW                                                   */
+    PD_ACT_VOID,   /* author, at: its gradients from this step on do not count; PD_VOID_NEVER: all do */
     PD_ACT_STORE,  /* author, stream, at = from, p, n, seal (of at + n), own.  Someone else's: append
                     *   to the ledger at once, persist when convenient.  Own: commit, then append,
                     *   then PD_EV_STORED; or PD_EV_STORE_FAILED.  A commit holds all STOREs before it */
@@ -188,13 +198,26 @@ bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step);
 
 /* Local invariants.  false and a reason if one is broken: that is our bug. */
 bool pd_core_check(const pd_core *c, char *why, size_t room);
+/* From which step on an author's gradients do not count; PD_VOID_NEVER: all do.  Tell the ledger after
+ * open; PD_ACT_VOID says what changes later.
+ */
+uint64_t pd_core_void_at(const pd_core *c, const pd_author *author);
+/* May a BAN of this key be written, and from where on?  Gives the place behind all that is held of it.
+ * Errors: PD_ENOENT (nobody of that key), PD_EEXIST (banned already), PD_EUSAGE (the node itself),
+ *         PD_EBUSY (the node may not speak now; the text says why).
+ */
+PD_CHECKED pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *author, uint64_t *step);
+/* Does this node's word alone ban that key (founder, or its inviter), or are PD_BAN_QUORUM needed? */
+bool pd_core_bans_alone(const pd_core *c, const uint8_t key[32]);
+/* Has this key passed its place on to another, and which (*next)? */
+bool pd_core_rotated(const pd_core *c, const uint8_t key[32], uint8_t next[32]);
 /* A hash of what the core knows, for traces. */
 uint64_t pd_core_state_hash(const pd_core *c);
 
 /* ---- what people see ---- */
 
 typedef enum pd_voice { PD_VOICE_LISTENING, PD_VOICE_SPEAKING, PD_VOICE_STOPPING, PD_VOICE_SILENCED } pd_voice;
-typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT } pd_member_state;
+typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT, PD_MEMBER_BANNED } pd_member_state;
 typedef enum pd_link_state { PD_LINK_NONE, PD_LINK_DIALING, PD_LINK_UP, PD_LINK_SUSPECT } pd_link_state;
 
 typedef struct pd_core_status {
@@ -208,10 +231,13 @@ typedef struct pd_core_status {
     uint32_t heard, wanted; /* listening: sessions compared with, and how many are wanted */
     const char *why;        /* one phrase for a person: why it does not speak; "" if it does */
     uint32_t members, links; /* others; sessions with them */
-    uint64_t records;        /* gradient bytes held, of everyone */
+    uint64_t records;        /* gradient bytes held that count, of everyone */
     uint64_t missing;        /* bytes that someone linked has and this node lacks */
     uint64_t bytes_in, bytes_out, frames_in, frames_out; /* frames as handed over, all sessions */
     uint64_t bad_seals, bad_frames, duplicates; /* of duplicate bytes: count */
+    uint64_t voids;  /* gradients held that do not count */
+    uint32_t forks;  /* logs that are proven to be two */
+    uint32_t banned; /* members */
     uint64_t vv_hash;
     uint64_t fetched, fetch_total; /* the file being fetched; total 0: none */
 } pd_core_status;
@@ -225,7 +251,9 @@ typedef struct pd_peer_status {
     uint64_t session;     /* 0: none */
     bool outbound;
     uint32_t incarnation;  /* the newest */
-    uint64_t records;      /* gradient bytes of theirs that we hold, all incarnations */
+    uint64_t records;      /* gradient bytes of theirs that we hold and that count, all incarnations */
+    uint64_t voids;        /* ... and that do not */
+    int32_t score;         /* 0, or less after provable misbehaviour */
     uint64_t missing;      /* bytes they told of that we lack */
     uint64_t behind;       /* bytes we hold that they are not known to have; linked peers only */
     uint64_t bytes_in, bytes_out; /* all sessions since start */

@@ -20,8 +20,12 @@
  *   12 BYE      reason 1
  *   13 JOIN     key 32 | sig 64 | addr 1, 7 or 19 | size v | name         a guest's only word
  *   14 WELCOME  offset v | total v | count v | bytes                      a piece of the welcome (below)
+ *   10 FORKQ    log v | n v                            what is the head of your first n bytes?
+ *   11 FORKA    log v | n v | head 32                  this; zeros: I do not hold so much
  *   15 FILEQ    digest 16 | offset v | limit v
  *   16 FILEA    digest 16 | offset v | total v | count v | bytes          total 0: no such file here
+ *   17 BRANCHQ  log v | j v | offset v                 your branch (evidence.h) from chunk j on
+ *   18 BRANCHA  log v | j v | n v | offset v | total v | count v | bytes  a piece of it, as my n bytes give it
  *
  *   alias    the sender's own number of an author, for this session (ALIAS says which)
  *   log      2 alias + stream; in lists ascending, each as the difference to the one before, less 1
@@ -30,14 +34,22 @@
  *   addr     0, or as in addr.h
  *   welcome  size v | manifest text | count v | (key 32 | inc v | size v | control log | seal 64) ...
  *
- *   control log      record record ...            record = kind 1 | size v | body       (size <= 512)
+ *   control log      record record ...            record = kind 1 | size v | body       (size <= 512,
+ *                                                                                   of EVIDENCE <= 32768)
  *   1 MEMBER   subject 32 | flags 1 (0) | invite 8 | size v | name
  *   2 ADDR     count 1 | addr ... | size v | name            where and as what the author is known; takes LEAVE back
  *   3 LEAVE    reason 1 | step v
+ *   4 EVIDENCE (evidence.h)                                the author it names signed two logs
+ *   5 BAN      subject 32 | inc v | step v | control v     of the subject's records those of incarnation inc from
+ *                                                          step on (gradients) or from the byte `control` on
+ *                                                          (control log) and those of later ones do not count
+ *   6 ROTATE   key 32 | sig 64 | step v                    this key is mine from now on: as good a member as I was;
+ *                                                          my own records end here, gradients at step
+ *   7 BEACON   nothing                                     still here, though there was nothing to say
  *   others are passed over
  *
  * One number has one encoding and an item no slack, so re-encoding a frame gives the same bytes; a
- * reader refuses everything else.  Kinds 05 PRUNE, 07 GRAFT, 0b-0d checkpoints and 10-11 forks are
+ * reader refuses everything else.  Kinds 05 PRUNE, 07 GRAFT and 0b-0d checkpoints are
  * kept free for their items; a kind not listed is refused, what changes it is the protocol version.
  */
 #ifndef PEERD_FRAME_H
@@ -46,6 +58,7 @@
 #include "peerd/addr.h"
 #include "peerd/bytes.h"
 #include "peerd/core.h"
+#include "peerd/evidence.h"
 
 enum {
     PD_PROTO = 1,
@@ -53,7 +66,7 @@ enum {
     PD_PIECE_MAX = 8192,   /* bytes in one SEG, CTL, WELCOME or FILEA */
     PD_AUTHORS_MAX = PD_MEMBERS_MAX * PD_INCARNATIONS,
     PD_LOGS_MAX = PD_AUTHORS_MAX * PD_STREAMS,
-    PD_RECORD_MAX = 512, /* body of a control record */
+    PD_RECORD_MAX = 512, /* body of a control record but EVIDENCE (PD_EVIDENCE_MAX) */
 };
 
 typedef enum pd_item_kind {
@@ -70,8 +83,12 @@ typedef enum pd_item_kind {
     PD_ITEM_BYE = 0x12,
     PD_ITEM_JOIN = 0x13,
     PD_ITEM_WELCOME = 0x14,
+    PD_ITEM_FORKQ = 0x10,
+    PD_ITEM_FORKA = 0x11,
     PD_ITEM_FILEQ = 0x15,
     PD_ITEM_FILEA = 0x16,
+    PD_ITEM_BRANCHQ = 0x17,
+    PD_ITEM_BRANCHA = 0x18,
 } pd_item_kind;
 
 typedef enum pd_bye { /* why a session ends */
@@ -130,6 +147,14 @@ typedef struct pd_item {
             uint64_t from, limit;
         } pull;
         struct {
+            uint32_t log;
+            uint64_t n; /* FORKQ, FORKA, BRANCHA */
+            uint8_t head[32];
+            uint64_t j, offset, total;
+            const uint8_t *bytes;
+            uint32_t count;
+        } fork; /* FORKQ, FORKA, BRANCHQ, BRANCHA */
+        struct {
             uint64_t memb_hash, vv_hash, total, n;
         } summary;
         struct {
@@ -173,7 +198,15 @@ bool pd_heads_next(pd_heads_walk *w, pd_head *out);
 
 /* ---- control records ---- */
 
-typedef enum pd_record_kind { PD_RECORD_MEMBER = 1, PD_RECORD_ADDR = 2, PD_RECORD_LEAVE = 3 } pd_record_kind;
+typedef enum pd_record_kind {
+    PD_RECORD_MEMBER = 1,
+    PD_RECORD_ADDR = 2,
+    PD_RECORD_LEAVE = 3,
+    PD_RECORD_EVIDENCE = 4,
+    PD_RECORD_BAN = 5,
+    PD_RECORD_ROTATE = 6,
+    PD_RECORD_BEACON = 7,
+} pd_record_kind;
 
 typedef struct pd_control {
     uint8_t kind; /* any; the fields below for those listed */
@@ -184,6 +217,11 @@ typedef struct pd_control {
     uint32_t n_addrs;
     uint8_t reason;
     uint64_t step;
+    uint32_t inc;           /* BAN */
+    uint64_t control;       /* BAN */
+    uint8_t sig[64];        /* ROTATE, whose key is `subject` */
+    const uint8_t *proof;   /* EVIDENCE, in the bytes it was read from */
+    size_t proof_size;
 } pd_control;
 
 /* Write one record; false if it does not fit. */
@@ -192,6 +230,11 @@ bool pd_control_put(pd_writer *w, const pd_control *rec);
  * that does not fit its kind gives kind 0.
  */
 ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out);
+
+/* The bytes that the next key signs when `old` passes its place on to it. */
+enum { PD_ROTATE_MESSAGE_BYTES = 15 + 32 + 32 + 32 };
+void pd_rotate_message(const uint8_t run[32], const uint8_t old[32], const uint8_t next[32],
+                       uint8_t out[PD_ROTATE_MESSAGE_BYTES]);
 
 /* The bytes that a guest signs with the key it asks to be admitted by. */
 enum { PD_JOIN_MESSAGE_BYTES = 13 + 16 + 32 };

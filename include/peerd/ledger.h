@@ -13,8 +13,6 @@
 
 typedef struct pd_ledger pd_ledger;
 
-#define PD_VOID_NEVER UINT64_MAX /* every record counts */
-
 /* What a log stands at. */
 typedef struct pd_log_info {
     pd_author author;

@@ -78,16 +78,14 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
                        "the log of %s (stream %u) in the ledger is not what its seal covers",
                        pd_short(a->id.key, key), stream);
     log->held = n;
-    pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, n);
+    pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, &log->chain);
     return PD_OK;
 }
 
 /* Members by fixpoint: reading an author's control log may add members, who come later in the
  * table. */
-static pd_err load(pd_core *c) {
-    if (pd_member_add(c, c->conf.founder, 0, "") == PD_NONE)
-        return pd_fail(PD_EFULL, "the member table is full");
-    for (uint32_t m = 0; m < c->n_members; m++) {
+static pd_err load_members(pd_core *c, uint32_t from) {
+    for (uint32_t m = from; m < c->n_members; m++) {
         for (uint32_t inc = 0; inc < PD_INCARNATIONS; inc++) {
             pd_author id = {.inc = inc};
             memcpy(id.key, c->member[m].key, 32);
@@ -106,6 +104,22 @@ static pd_err load(pd_core *c) {
             }
             pd_members_read(c, a);
         }
+    }
+    return PD_OK;
+}
+
+/* Judging may admit more, whose logs may say more. */
+static pd_err load(pd_core *c) {
+    if (pd_member_add(c, c->conf.founder, 0, "") == PD_NONE)
+        return pd_fail(PD_EFULL, "the member table is full");
+    for (uint32_t done = 0; done < c->n_members;) {
+        uint32_t from = done;
+        done = c->n_members;
+        pd_err e = load_members(c, from);
+        if (e)
+            return e;
+        done = done < c->n_members ? c->n_members : done;
+        pd_verdict_judge(c);
     }
     return PD_OK;
 }
@@ -144,6 +158,13 @@ pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, cons
     c->calm_ms = c->wake = c->now;
     c->nonce = crypto->random(crypto->ctx);
     c->fetch.link = PD_NONE;
+    c->own.pending[PD_STREAM_GRADIENTS].bytes = c->own.gradients;
+    c->own.pending[PD_STREAM_GRADIENTS].room = sizeof c->own.gradients;
+    c->own.pending[PD_STREAM_CONTROL].bytes = c->own.control;
+    c->own.pending[PD_STREAM_CONTROL].room = sizeof c->own.control;
+    c->own.said_ms = c->now;
+    for (unsigned i = 0; i < PD_FORKS_MAX; i++)
+        c->fork[i].log = PD_NONE;
     for (unsigned i = 0; i < PD_STAGES; i++) {
         c->stage[i].log = PD_NONE;
         c->stage[i].bytes = (uint8_t *)arena + sizeof *c + i * stage_bytes(conf);
@@ -158,6 +179,7 @@ pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, cons
         e = find_self(c);
     if (e)
         return e;
+    pd_verdict_opened(c);
     for (uint32_t i = 0; i < conf->n_known; i++) {
         uint16_t m = pd_member_find(c, conf->known[i].key);
         if (m != PD_NONE)
@@ -227,6 +249,12 @@ static void take(pd_core *c, const pd_event *e) {
     case PD_EV_ADDRESS:
         learn_address(c, e);
         break;
+    case PD_EV_BAN:
+        pd_verdict_ban(c, e);
+        break;
+    case PD_EV_ROTATE:
+        pd_verdict_rotate(c, e);
+        break;
     case PD_EV_FETCH:
         pd_fetch_start(c, e);
         break;
@@ -251,6 +279,7 @@ static void settle(pd_core *c) {
             c->author[i].log[s].held = c->author[i].log[s].chain.n;
         pd_members_read(c, (uint16_t)i);
     }
+    pd_verdict_judge(c);
 }
 
 /* Woken much too late (a stopped process, a suspended machine): the silence was ours.  Every link
@@ -284,6 +313,8 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     settle(c);
     take(c, e);
     pd_members_tick(c);
+    pd_verdict_tick(c);
+    pd_fork_tick(c);
     pd_stage_tick(c);
     pd_link_tick(c);
     pd_dial_tick(c);

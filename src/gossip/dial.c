@@ -67,7 +67,8 @@ void pd_dial_tick(pd_core *c) {
     bool lonely = is_lonely(c);
     for (uint32_t i = 0; i < c->n_members; i++) {
         pd_member *m = &c->member[i];
-        if (i == c->self || (m->left && !lonely) || c->own.stop_ms || has_session(c, (uint16_t)i))
+        if (i == c->self || (m->left && !lonely) || c->own.stop_ms || has_session(c, (uint16_t)i) ||
+            pd_score_refuses(c, (uint16_t)i))
             continue;
         if (m->dialing) {
             if (c->now < m->dial_ms + PD_DIAL_LOST_MS) {

@@ -118,7 +118,8 @@ static bool put_log(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     pd_link_log *ll = &l->log[index];
     if (!ll->serve && ll->sent < ll->peer)
         ll->sent = ll->peer;
-    if (ll->sent >= log->held || !(ll->serve || pd_is_own(c, index)))
+    bool unasked = pd_is_own(c, index) && log->v.void_at == PD_VOID_NEVER;
+    if (ll->sent >= log->held || !(ll->serve || unasked))
         return true;
     uint64_t n = 0;
     uint8_t seal[64];
@@ -283,4 +284,16 @@ void pd_send_item(pd_core *c, pd_link *l, const pd_item *it) {
     pd_frame_begin(&w, l->rx);
     if (pd_frame_put(&w, it))
         send(c, l, frame, (size_t)(w.p - frame));
+}
+
+bool pd_send_announced(pd_core *c, pd_link *l, pd_item *it, uint32_t author) {
+    if (PD_OUT_BYTES - c->frames_used < PD_FRAME_MAX || l->clogged || !l->hello_out)
+        return false;
+    uint8_t *frame = c->frames + c->frames_used;
+    pd_writer w = pd_writer_of(frame, PD_FRAME_MAX);
+    pd_frame_begin(&w, l->rx);
+    if (!announce(c, l, &w, author) || !pd_frame_put(&w, it))
+        return false;
+    send(c, l, frame, (size_t)(w.p - frame));
+    return true;
 }

@@ -19,6 +19,7 @@
 #include "peerd/frame.h"
 #include "peerd/identity.h"
 #include "peerd/log.h"
+#include "verdict.h"
 
 #define PD_NEVER UINT64_MAX
 
@@ -84,7 +85,8 @@ enum {
 typedef struct pd_log {
     pd_chain chain;   /* chain.n: verified bytes; own: durable ones */
     uint64_t held;    /* of them, those that can be read in this step */
-    uint64_t counted; /* of them, those in vv_hash and total */
+    uint64_t counted; /* of them, those in vv_hash and total: before the void step */
+    pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint16_t pull, last; /* link asked, link asked before; PD_NONE */
     uint64_t goal;       /* the most that any link told of */
@@ -105,6 +107,8 @@ typedef struct pd_member {
     char name[PD_NAME_MAX + 1];
     uint64_t invite;
     bool left, told; /* told: ALLOW was given */
+    uint16_t issuer; /* who admitted it first; PD_NONE: nobody, the founder */
+    pd_member_verdict v;
     pd_addr addrs[PD_ADDRS_MAX], hints[PD_ADDRS_MAX];
     uint32_t n_addrs, n_hints, next_addr;
     bool dialing;
@@ -150,6 +154,7 @@ typedef struct pd_link {
     uint64_t claim_ms; /* listening: since when it has claimed more of our own log than we hold */
     uint64_t claim_n;
     uint32_t turn; /* where the next frame starts to look at logs */
+    pd_link_verdict v;
     /* guest */
     uint64_t invite;
     bool spent, joined;
@@ -179,8 +184,8 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t bytes[PD_PENDING_MAX];
-    uint32_t n, storing; /* the first `storing` are sealed and handed over */
+    uint8_t *bytes; /* pd_own's */
+    uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
     uint32_t backoff_ms;
@@ -198,7 +203,9 @@ typedef struct pd_own {
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
+    uint64_t said_ms; /* when own bytes became durable last */
     pd_pending pending[PD_STREAMS];
+    uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
 } pd_own;
 
 typedef struct pd_fetch {
@@ -223,6 +230,14 @@ struct pd_core {
     uint32_t n_authors;
     bool fresh; /* some log's held < n, or a control log has unread records */
     uint64_t vv_hash, memb_hash, total;
+
+    bool judge_due; /* what counts has to be found anew */
+    bool strict;    /* there are records that take something from somebody */
+    bool untold;    /* the driver has not been told of all that follows */
+    bool unproved;  /* some evidence stands only where it does not count */
+    pd_fork fork[PD_FORKS_MAX];
+    pd_report report;
+    uint8_t record[PD_RECORD_ROOM], branch[PD_BRANCH_MAX];
 
     pd_own own;
     pd_fetch fetch;
@@ -297,9 +312,10 @@ uint32_t pd_own_heard(const pd_core *c);
 uint32_t pd_own_wanted(const pd_core *c);
 
 /* sync.c */
-/* A log has grown to n: count it, close its pull, tell those who may not know. */
-void pd_log_grown(pd_core *c, uint32_t log, uint64_t n);
-uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n);
+/* A log has grown to chain->n: count it, close its pull, tell those who may not know. */
+void pd_log_grown(pd_core *c, uint32_t log, const pd_chain *chain);
+/* Nothing more of a log is wanted. */
+void pd_sync_enough(pd_core *c, uint32_t log);
 /* A peer's alias has become known (its author was admitted since): ask it again what it holds. */
 void pd_sync_admitted(pd_core *c, const uint8_t key[32]);
 void pd_sync_segment(pd_core *c, pd_link *l, uint32_t log, uint64_t start, const pd_item *it);
@@ -359,7 +375,47 @@ void pd_fetch_lost(pd_core *c, const pd_link *l);
 void pd_fetch_tick(pd_core *c);
 bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
 
+/* verdict.c */
+void pd_verdict_new_member(pd_core *c, pd_member *m);
+void pd_verdict_new_author(pd_core *c, pd_author_state *a);
+/* Does a MEMBER record that was just read admit its subject?  False also where that has to be judged
+ * with all else. */
+bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec);
+void pd_verdict_admitted(pd_core *c, uint16_t author, uint16_t member);
+bool pd_verdict_may_invite(const pd_core *c);
+void pd_verdict_read(pd_core *c, const pd_control *rec); /* any record that was just read */
+void pd_verdict_judge(pd_core *c); /* if it is due; all that is held must be readable */
+/* The term of a log in vv_hash, and its part of it brought up to date after it has grown. */
+uint64_t pd_verdict_term(const pd_core *c, uint32_t log);
+void pd_verdict_grown(pd_core *c, uint32_t log, const pd_chain *chain);
+void pd_verdict_report(pd_core *c, const uint8_t *evidence, size_t n);
+void pd_verdict_ban(pd_core *c, const pd_event *e);
+void pd_verdict_rotate(pd_core *c, const pd_event *e);
+/* Gradients held of an author that do not count. */
+uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
+void pd_verdict_opened(pd_core *c); /* the driver will ask what counts now */
+void pd_verdict_tick(pd_core *c);
+
+/* fork.c */
+/* The head of the first n bytes that we hold; false if we hold less. */
+bool pd_fork_head(pd_core *c, uint32_t log, uint64_t n, uint8_t head[32]);
+void pd_fork_suspect(pd_core *c, pd_link *l, uint32_t log);
+void pd_fork_compare(pd_core *c, pd_link *l, bool still);
+void pd_fork_asked(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_head_in(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_branch_in(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_tick(pd_core *c);
+
+/* score.c */
+/* Something that was provably done: points < 0.  May close the session. */
+void pd_score(pd_core *c, pd_link *l, int points, const char *why);
+bool pd_score_refuses(const pd_core *c, uint16_t member);
+/* May this session have so many seals checked (or as much other work) now? */
+bool pd_budget(pd_core *c, pd_link *l, uint32_t seals);
+
 /* send.c */
+/* At once: an item about a log of `author`, after the alias that it needs.  False: no room now. */
+bool pd_send_announced(pd_core *c, pd_link *l, pd_item *it, uint32_t author);
 void pd_send_frames(pd_core *c);
 /* A frame that a link need not wait for: only this item, at once. */
 void pd_send_item(pd_core *c, pd_link *l, const pd_item *it);

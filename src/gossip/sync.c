@@ -11,17 +11,6 @@
 
 #include <assert.h>
 
-uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n) {
-    const pd_author *a = &c->author[log / PD_STREAMS].id;
-    uint8_t b[32 + 4 + 1 + 8 + 8];
-    memcpy(b, a->key, 32);
-    pd_store32(b + 32, a->inc);
-    b[36] = (uint8_t)(log % PD_STREAMS);
-    pd_store64(b + 37, n);
-    pd_store64(b + 45, UINT64_MAX); /* the first void step: none */
-    return pd_xxh64(b, sizeof b, 0);
-}
-
 /* ---- heads ---- */
 
 static void close_pull(pd_core *c, pd_log *log) {
@@ -32,15 +21,21 @@ static void close_pull(pd_core *c, pd_log *log) {
     c->repairs--;
 }
 
-void pd_log_grown(pd_core *c, uint32_t index, uint64_t n) {
+void pd_sync_enough(pd_core *c, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    pd_stage *st = pd_stage_find(c, index);
+    close_pull(c, log);
+    log->goal = log->chain.n;
+    if (st)
+        st->log = PD_NONE;
+}
+
+void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     pd_log *log = pd_log_at_index(c, index);
     pd_author_state *a = &c->author[index / PD_STREAMS];
+    uint64_t n = chain->n;
     assert(n > log->counted && n == log->chain.n);
-    if (log->counted)
-        c->vv_hash -= pd_vv_term(c, index, log->counted);
-    c->vv_hash += pd_vv_term(c, index, n);
-    c->total += n - log->counted;
-    log->counted = n;
+    pd_verdict_grown(c, index, chain);
     c->member[a->member].heard_ms = c->now;
     if (log->goal < n)
         log->goal = n;
@@ -66,7 +61,7 @@ static void note_head(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
     if (n <= l->log[index].peer)
         return;
     l->log[index].peer = n;
-    if (n <= log->goal)
+    if (n <= log->goal || log->chain.n >= log->v.void_at)
         return;
     /* Where the author is linked it will send; only what is long in coming is asked for. */
     bool coming =
@@ -104,6 +99,8 @@ void pd_sync_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, b
     if (vv_hash != c->vv_hash || total != c->total) {
         if (hello || c->now >= l->vv_ms + PD_LAZY_MS)
             l->vv_due = l->vv_want = l->want = true;
+        if (l->vv_in)
+            pd_fork_compare(c, l, total == c->total);
         return;
     }
     for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
@@ -256,7 +253,7 @@ static void take_in(pd_core *c, uint32_t index, const pd_chain *chain, const uin
     memcpy(act->seal, seal, 64);
     log->chain = *chain;
     c->fresh = true;
-    pd_log_grown(c, index, chain->n);
+    pd_log_grown(c, index, chain);
 }
 
 /* The seal does not cover these bytes after ours: the sender lies or the author wrote two logs.
@@ -278,6 +275,10 @@ static void refuse(pd_core *c, pd_link *l, uint32_t index) {
         close_pull(c, log);
         log->pull_ms = c->now;
     }
+    if (!pd_is_own(c, index))
+        pd_fork_suspect(c, l, index);
+    if (!l->session)
+        return; /* that was one too many */
     pd_note(c, PD_LOG_WARN, "a seal of %s from %s does not cover its bytes; they are not taken",
             pd_short(c->author[index / PD_STREAMS].id.key, key), pd_short(l->key, from));
     if (l->member == c->author[index / PD_STREAMS].member && !ll->shown) {
@@ -398,7 +399,8 @@ void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, uint64_t start, con
         c->duplicates++;
         return;
     }
-    if (ll->bad)
+    bool closed = log->chain.n >= log->v.void_at; /* nothing behind a fork is one log */
+    if (ll->bad || closed || (s.seal && !pd_budget(c, l, 1)))
         return;
     if (!s.seal || s.start > log->chain.n || pd_stage_find(c, index)) {
         add_piece(c, l, index, &s);

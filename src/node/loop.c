@@ -287,7 +287,11 @@ static pd_err open_core(pd_node *n) {
     n->arena = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!n->arena)
         return pd_fail(PD_ENOMEM, "no memory for the gossip core (%zu bytes)", bytes);
-    return pd_core_open(&conf, &crypto, &log, pd_clock_ms(), n->arena, bytes, &n->core);
+    pd_err e = pd_core_open(&conf, &crypto, &log, pd_clock_ms(), n->arena, bytes, &n->core);
+    pd_log_info info;
+    for (uint32_t i = 0; !e && pd_ledger_info(s->ledger, i, &info); i++)
+        pd_ledger_void(s->ledger, i, pd_core_void_at(n->core, &info.author));
+    return e;
 }
 
 static pd_err open_net(pd_node *n) {
