@@ -198,8 +198,9 @@ bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step);
 
 /* Local invariants.  false and a reason if one is broken: that is our bug. */
 bool pd_core_check(const pd_core *c, char *why, size_t room);
-/* From which step on an author's gradients do not count; PD_VOID_NEVER: all do.  Tell the ledger after
- * open; PD_ACT_VOID says what changes later.
+/* From which step on an author's gradients do not count; PD_VOID_NEVER: all do.  The first steps say
+ * it by PD_ACT_VOID of every author that is not PD_VOID_NEVER, later ones what changes; ask after open
+ * for what a ledger remembers.
  */
 uint64_t pd_core_void_at(const pd_core *c, const pd_author *author);
 /* May a BAN of this key be written, and from where on?  Gives the place behind all that is held of it.

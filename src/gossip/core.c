@@ -179,7 +179,6 @@ pd_err pd_core_open(const pd_core_conf *conf, const pd_core_crypto *crypto, cons
         e = find_self(c);
     if (e)
         return e;
-    pd_verdict_opened(c);
     for (uint32_t i = 0; i < conf->n_known; i++) {
         uint16_t m = pd_member_find(c, conf->known[i].key);
         if (m != PD_NONE)

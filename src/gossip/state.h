@@ -393,7 +393,6 @@ void pd_verdict_ban(pd_core *c, const pd_event *e);
 void pd_verdict_rotate(pd_core *c, const pd_event *e);
 /* Gradients held of an author that do not count. */
 uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
-void pd_verdict_opened(pd_core *c); /* the driver will ask what counts now */
 void pd_verdict_tick(pd_core *c);
 
 /* fork.c */

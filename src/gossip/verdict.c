@@ -457,13 +457,6 @@ uint64_t pd_verdict_voids(const pd_core *c, uint32_t author) {
     return log->chain.n > log->v.counts ? log->chain.n - log->v.counts : 0;
 }
 
-void pd_verdict_opened(pd_core *c) {
-    for (uint32_t i = 0; i < c->n_authors; i++) {
-        pd_log_verdict *v = &c->author[i].log[PD_STREAM_GRADIENTS].v;
-        v->told = v->counts;
-    }
-}
-
 void pd_verdict_read(pd_core *c, const pd_control *rec) {
     switch (rec->kind) {
     case PD_RECORD_EVIDENCE:
