@@ -12,7 +12,7 @@ typedef struct ctl {
 /* argv[0] is "peerctl NAME"; the return value is the exit status. */
 typedef int ctl_command(ctl *c, int argc, char **argv);
 ctl_command ctl_status, ctl_invite, ctl_join, ctl_leave, ctl_pause, ctl_resume, ctl_verify, ctl_log,
-    ctl_export;
+    ctl_export, ctl_ban, ctl_rotate;
 
 /* The line that every command's table of flags begins with. */
 #define CTL_DIR_FLAG(c)                                                                            \

@@ -20,7 +20,9 @@
  *                 loss (of the last probe, null)
  *                 heldout null or {examples, loss_before, loss_now, accuracy_before, accuracy_now
  *                                  (null without choices), at_records}
- *                 records (held, of everyone), missing (known of and not held)
+ *                 records (held, of everyone, that count), missing (known of and not held)
+ *                 void_records (held, do not count), forks (authors proven to have signed two logs),
+ *                 banned (members)
  *                 members, links (others; sessions with them)
  *                 bytes_in, bytes_out (frames since start), bytes_in_per_s, bytes_out_per_s
  *                 wire_bytes_per_record (bytes in and out per record that came in or went out, an
@@ -28,13 +30,19 @@
  *                 digest, digest_records (which of `records` it has replayed)
  *                 listen: address or null;  fetched_bytes, fetch_total_bytes (null: no fetch)
  *                 bad_frames, bad_seals, duplicates
- *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left",
+ *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left"|"banned",
  *                         link "none"|"dialing"|"up"|"suspect", outbound, records, missing, behind,
+ *                         void_records, score (0, or less after misbehaviour),
  *                         bytes_in, bytes_out, bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
  *   invite {uses, expires_s (from now, 0: never), addr (optional text)}
  *              -> ticket, uses, expires_s (UTC, 0: never), addrs [text]
  *   join {ticket}    -> addrs [text]: dialled now; the ticket must be of this run
  *   leave            -> leaving true; the node says goodbye for good and ends
+ *   ban {member (a name, or a key's first 4 or more hex digits), from (optional: the first of its
+ *        records that does not count; else all that are held do)}
+ *                    -> key, name, from, decides (false: two other members have to ban it too)
+ *   rotate           -> key (the next one), old; the node writes it down and ends, and is that key's
+ *                       from its next start on
  *   pause, resume    -> paused; a paused node relays and does not probe
  *   verify           -> equal, records, digest, digest_replayed, took_ms
  *   export {format "peft"|"gguf", out (absolute path)}

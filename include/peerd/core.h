@@ -210,10 +210,17 @@ uint64_t pd_core_void_at(const pd_core *c, const pd_author *author);
 PD_CHECKED pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *author, uint64_t *step);
 /* Does this node's word alone ban that key (founder, or its inviter), or are PD_BAN_QUORUM needed? */
 bool pd_core_bans_alone(const pd_core *c, const uint8_t key[32]);
-/* Has this key passed its place on to another, and which (*next)? */
-bool pd_core_rotated(const pd_core *c, const uint8_t key[32], uint8_t next[32]);
 /* A hash of what the core knows, for traces. */
 uint64_t pd_core_state_hash(const pd_core *c);
+
+/* ---- rotation ---- */
+
+/* The bytes that the next key signs when `old` passes its place on to it. */
+enum { PD_ROTATE_MESSAGE_BYTES = 15 + 32 + 32 + 32 };
+void pd_rotate_message(const uint8_t run[32], const uint8_t old[32], const uint8_t next[32],
+                       uint8_t out[PD_ROTATE_MESSAGE_BYTES]);
+/* Does a control log of n bytes name this key as its author's next? */
+bool pd_control_rotates(const uint8_t *log, size_t n, const uint8_t next[32]);
 
 /* ---- what people see ---- */
 

@@ -231,11 +231,6 @@ bool pd_control_put(pd_writer *w, const pd_control *rec);
  */
 ptrdiff_t pd_control_get(const uint8_t *p, size_t n, pd_control *out);
 
-/* The bytes that the next key signs when `old` passes its place on to it. */
-enum { PD_ROTATE_MESSAGE_BYTES = 15 + 32 + 32 + 32 };
-void pd_rotate_message(const uint8_t run[32], const uint8_t old[32], const uint8_t next[32],
-                       uint8_t out[PD_ROTATE_MESSAGE_BYTES]);
-
 /* The bytes that a guest signs with the key it asks to be admitted by. */
 enum { PD_JOIN_MESSAGE_BYTES = 13 + 16 + 32 };
 void pd_join_message(const uint8_t net[16], const uint8_t guest[32], uint8_t out[PD_JOIN_MESSAGE_BYTES]);

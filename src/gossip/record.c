@@ -147,6 +147,16 @@ void pd_rotate_message(const uint8_t run[32], const uint8_t old[32], const uint8
     memcpy(out + 79, next, 32);
 }
 
+bool pd_control_rotates(const uint8_t *log, size_t n, const uint8_t next[32]) {
+    pd_control rec;
+    ptrdiff_t took;
+    for (size_t at = 0; at < n && (took = pd_control_get(log + at, n - at, &rec)) > 0;
+         at += (size_t)took)
+        if (rec.kind == PD_RECORD_ROTATE && !memcmp(rec.subject, next, 32))
+            return true;
+    return false;
+}
+
 void pd_join_message(const uint8_t net[16], const uint8_t guest[32],
                      uint8_t out[PD_JOIN_MESSAGE_BYTES]) {
     memcpy(out, "peerd.join.v1", 13);

@@ -200,7 +200,6 @@ static bool read_cuts(pd_core *c, uint16_t author, uint64_t at, uint64_t end, co
     } else if (rec->kind == PD_RECORD_ROTATE && rotation_holds(c, author, rec)) {
         uint32_t inc = c->author[author].id.inc;
         v->rotated = true;
-        memcpy(v->next, rec->subject, 32);
         v->cut[PD_STREAM_GRADIENTS] = (pd_place){inc, rec->step};
         v->cut[PD_STREAM_CONTROL] = (pd_place){inc, end};
         return false;
@@ -664,12 +663,4 @@ pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *autho
 bool pd_core_bans_alone(const pd_core *c, const uint8_t key[32]) {
     uint16_t m = pd_member_find(c, key);
     return c->member[c->self].v.founder || (m != PD_NONE && c->member[m].issuer == c->self);
-}
-
-bool pd_core_rotated(const pd_core *c, const uint8_t key[32], uint8_t next[32]) {
-    uint16_t m = pd_member_find(c, key);
-    if (m == PD_NONE || !c->member[m].v.rotated)
-        return false;
-    memcpy(next, c->member[m].v.next, 32);
-    return true;
 }

@@ -50,7 +50,6 @@ typedef struct pd_member_verdict {
     bool banned, rotated, denied /* so the transport was told */;
     bool accused, look; /* while judging */
     uint8_t depth, turns;
-    uint8_t next[32];           /* rotated: its key from then on */
     pd_place cut[PD_STREAMS];   /* what it says from there on does not count */
     uint32_t spent;             /* members it admitted */
     int32_t score;

@@ -157,6 +157,9 @@ static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply)
     pd_addr listen = pd_net_listening(n->net);
     add_count(reply, "records", c->records);
     add_count(reply, "missing", c->missing);
+    add_count(reply, "void_records", c->voids);
+    add_count(reply, "forks", c->forks);
+    add_count(reply, "banned", c->banned);
     add_count(reply, "members", c->members);
     add_count(reply, "links", c->links);
     add_count(reply, "bytes_in", c->bytes_in);
@@ -178,7 +181,7 @@ static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply)
 }
 
 static cJSON *peer(const pd_peer_status *p, const pd_rate *rate) {
-    static const char *const members[] = {"here", "away", "gone", "left"};
+    static const char *const members[] = {"here", "away", "gone", "left", "banned"};
     static const char *const links[] = {"none", "dialing", "up", "suspect"};
     cJSON *j = cJSON_CreateObject();
     add_hex(j, "key", p->key, 32);
@@ -188,6 +191,8 @@ static cJSON *peer(const pd_peer_status *p, const pd_rate *rate) {
     cJSON_AddStringToObject(j, "link", links[p->link]);
     cJSON_AddBoolToObject(j, "outbound", p->outbound);
     add_count(j, "records", p->records);
+    add_count(j, "void_records", p->voids);
+    cJSON_AddNumberToObject(j, "score", p->score);
     add_count(j, "missing", p->missing);
     add_count(j, "behind", p->behind);
     add_count(j, "bytes_in", p->bytes_in);
