@@ -206,7 +206,8 @@ void pd_sync_lost(pd_core *c, const pd_link *l) {
     for (uint32_t i = 0; i < c->n_authors * PD_STREAMS; i++) {
         pd_log *log = pd_log_at_index(c, i);
         log->goal = log->chain.n; /* what only the lost peer told of is not known to be anywhere */
-        for (unsigned k = 0; k < PD_SESSIONS_MAX; k++)
+        bool closed = log->chain.n >= log->v.void_at;
+        for (unsigned k = 0; k < PD_SESSIONS_MAX && !closed; k++)
             if (&c->link[k] != l && pd_link_live(&c->link[k]) && c->link[k].log[i].peer > log->goal)
                 log->goal = c->link[k].log[i].peer;
         if (log->pull != pd_link_index(c, l))
