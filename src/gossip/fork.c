@@ -1,10 +1,12 @@
 /* fork.c - two logs of one author are suspected: find where they part and make the evidence.
  *
  *   bad seal, or equal lengths under unequal sums
- *      │ FORKQ n: the peer's head of its first n bytes, by halves of whole chunks     log2(n/1024) times
+ *      │ FORKQ n: the peer's head of its first n bytes, by halves of whole chunks     log2(n/1024)
+ * times
  *      v
  *   chunk j holds the first difference
- *      │ BRANCHQ j: chunk j, the hashes of those after it, tail and seal               2 KB and more
+ *      │ BRANCHQ j: chunk j, the hashes of those after it, tail and seal               2 KB and
+ * more
  *      v
  *   own branch + the peer's = EVIDENCE, if the author has signed both;  else the peer made it up
  *
@@ -42,7 +44,8 @@ bool pd_fork_head(pd_core *c, uint32_t index, uint64_t n, uint8_t head[32]) {
     return true;
 }
 
-/* Our branch of a log from chunk j on; *n: of how many bytes.  0: there is none, or it is too long. */
+/* Our branch of a log from chunk j on; *n: of how many bytes.  0: there is none, or it is too long.
+ */
 static size_t own_branch(pd_core *c, uint32_t index, uint64_t j, uint64_t *n,
                          uint8_t out[PD_BRANCH_MAX]) {
     const pd_author *id = &c->author[index / PD_STREAMS].id;

@@ -1,7 +1,7 @@
 /* score.c - what a peer provably did wrong, and how much of our work it may ask for.
  *
- * There is nothing to gain: a score is 0 at best and forgets one point a minute.  Only what no honest
- * node can be brought to do by any network counts, so honest nodes never punish each other.
+ * There is nothing to gain: a score is 0 at best and forgets one point a minute.  Only what no
+ * honest node can be brought to do by any network counts, so honest nodes never punish each other.
  */
 #include "state.h"
 

@@ -10,11 +10,11 @@
  *      v
  *   MEMBER, ROTATE before all of these: who is admitted; which gradients count
  *
- * Each layer rests on those above alone, so there is one answer, and no order of arrival can matter;
- * two members who ban each other are both banned.  The sets only grow, so a cut only falls; what it
- * voids may give back what rested on it.  Bytes are never thrown away for a ban: they travel, so that
- * version vectors agree, and do not count.  Behind a fork there is nothing to agree on: no more of
- * such a log is taken once it reaches its void step.
+ * Each layer rests on those above alone, so there is one answer, and no order of arrival can
+ * matter; two members who ban each other are both banned.  The sets only grow, so a cut only falls;
+ * what it voids may give back what rested on it.  Bytes are never thrown away for a ban: they
+ * travel, so that version vectors agree, and do not count.  Behind a fork there is nothing to agree
+ * on: no more of such a log is taken once it reaches its void step.
  *
  * A MEMBER record in a run without any of the others needs none of this (members.c admits it as it
  * comes); all is judged again when a record of the other kinds is read, which is rare.
@@ -92,7 +92,8 @@ static bool take_evidence(pd_core *c, uint16_t author, uint64_t at, uint64_t end
                           const pd_control *rec, void *ctx) {
     pd_evidence e;
     (void)end, (void)ctx;
-    if (rec->kind != PD_RECORD_EVIDENCE || pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
+    if (rec->kind != PD_RECORD_EVIDENCE ||
+        pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
         return true;
     pd_log *log = accused_log(c, &e);
     if (!log || e.step >= log->v.void_at ||
@@ -109,7 +110,8 @@ static bool confirm_evidence(pd_core *c, uint16_t author, uint64_t at, uint64_t 
                              const pd_control *rec, void *ctx) {
     pd_evidence e;
     (void)end, (void)ctx;
-    if (rec->kind != PD_RECORD_EVIDENCE || pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
+    if (rec->kind != PD_RECORD_EVIDENCE ||
+        pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
         return true;
     pd_log *log = accused_log(c, &e);
     bool same = log && log->v.proof_author == author && log->v.proof_at == at;
@@ -249,8 +251,8 @@ static void insert(pd_place least[PD_BAN_QUORUM], pd_place p) {
         }
 }
 
-/* The founder's and the inviter's word count alone; of the others' together, the place that a quorum
- * agrees on: the third earliest. */
+/* The founder's and the inviter's word count alone; of the others' together, the place that a
+ * quorum agrees on: the third earliest. */
 static void judge_member(pd_core *c, uint16_t subject) {
     pd_member_verdict *v = &c->member[subject].v;
     pd_place least[PD_STREAMS][PD_BAN_QUORUM];
@@ -413,7 +415,8 @@ bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec) {
     pd_member_verdict *v = &c->member[issuer].v;
     bool plain = !c->strict && c->author[author].id.inc == 0 &&
                  (m == PD_NONE || c->member[m].v.depth <= v->depth + 1u);
-    if (!plain) { /* the count of an issuer's invitations follows its incarnations, not their arrival */
+    if (!plain) { /* the count of an issuer's invitations follows its incarnations, not their
+                     arrival */
         c->judge_due = true;
         return false;
     }
@@ -643,7 +646,7 @@ uint64_t pd_core_void_at(const pd_core *c, const pd_author *author) {
 pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *author, uint64_t *step) {
     uint16_t m = pd_member_find(c, key), newest = PD_NONE;
     if (m == PD_NONE)
-        return pd_fail(PD_ENOENT, "no member has this key (peerctl members lists them)");
+        return pd_fail(PD_ENOENT, "no member has this key (peerctl status lists them)");
     if (m == c->self)
         return pd_fail(PD_EUSAGE, "this is the node's own key (to go: peerctl leave)");
     if (c->member[m].v.banned)

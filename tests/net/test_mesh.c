@@ -291,6 +291,9 @@ static void frame(mesh *m, node *n, const happening *h, bool down) {
         return;
     if (down)
         e->open = false;
+    else if (n->denied[net_other(m, h->a)->node])
+        mesh_fail(m, "S11: node %u takes a frame of node %u, which is banned", n->index,
+                  net_other(m, h->a)->node);
     pd_event ev = {
         .kind = down ? PD_EV_SESSION_DOWN : PD_EV_FRAME, .session = h->a, .p = h->p, .n = h->n};
     node_step(m, n, &ev);
