@@ -59,7 +59,7 @@ int ctl_members(ctl *c, int argc, char **argv) {
         "peerctl [-d DIR] members [--json]",
         "List who is in the run, this node first, the others in the order they were admitted "
         "in.\n\n"
-        "  state       here, away (silent for 15 min), gone (24 h; not counted in N), left\n"
+        "  state       here, away (silent for 15 min), gone (24 h; not counted in N), left, banned\n"
         "  records     own records of the member that this node holds\n"
         "  inc         incarnation: how often its log had to begin anew\n"
         "  last heard  ago; `not yet` since this node's start\n"

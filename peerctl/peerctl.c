@@ -17,6 +17,8 @@ static const struct {
     {"invite", ctl_invite, "print a ticket: one string that lets one more node join the run"},
     {"join", ctl_join, "join a run with a ticket"},
     {"leave", ctl_leave, "say goodbye for good and end the node"},
+    {"ban", ctl_ban, "put a member out of the run"},
+    {"rotate", ctl_rotate, "give the node a new key"},
     {"pause", ctl_pause, "stop training, keep relaying"},
     {"resume", ctl_resume, "train again"},
     {"verify", ctl_verify, "replay all records from the base and compare digests"},

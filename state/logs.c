@@ -177,7 +177,7 @@ typedef struct log_row {
     int64_t id;
     pd_author author;
     uint8_t stream, cj[32], seal[64];
-    uint64_t n;
+    uint64_t n, void_at;
 } log_row;
 
 typedef struct buffer {
@@ -212,18 +212,19 @@ static bool take_blob(sql_rows *r, int column, uint8_t *out, size_t want) {
 static pd_err list_logs(pd_store *s, buffer *out) {
     sql_rows *r;
     bool row;
-    pd_err e = sql_ask(
-        s->db, &r,
-        "SELECT id, key, inc, stream, n, cj, seal FROM log JOIN author ON author.id = log.author"
-        " ORDER BY id, stream",
-        "");
+    pd_err e = sql_ask(s->db, &r,
+                       "SELECT id, key, inc, stream, n, cj, seal, ifnull(void, -1)"
+                       " FROM log JOIN author ON author.id = log.author"
+                       " ORDER BY id, stream",
+                       "");
     if (e)
         return e;
     while (!(e = sql_next(r, &row)) && row) {
         log_row log = {.id = sql_int(r, 0),
                        .author.inc = (uint32_t)sql_int(r, 2),
                        .stream = (uint8_t)sql_int(r, 3),
-                       .n = (uint64_t)sql_int(r, 4)};
+                       .n = (uint64_t)sql_int(r, 4),
+                       .void_at = (uint64_t)sql_int(r, 7)}; /* -1: PD_VOID_NEVER */
         if (!take_blob(r, 1, log.author.key, 32) || !take_blob(r, 5, log.cj, 32) ||
             !take_blob(r, 6, log.seal, 64))
             log.n = UINT64_MAX; /* proves nothing: will be cut */
@@ -316,6 +317,8 @@ pd_err pd_store_load(pd_store *s, const uint8_t own[32], pd_ledger *l, pd_store_
         e = pd_ledger_author(l, &log.author, &index);
         if (!e)
             e = pd_ledger_append(l, index, log.stream, 0, bytes.p, bytes.n, log.seal);
+        if (!e)
+            pd_ledger_void(l, index, log.void_at);
         report.bytes += bytes.n;
         report.authors += log.id != last;
         last = log.id;
@@ -366,12 +369,45 @@ static pd_err follow_log(pd_store *s, pd_ledger *l, uint32_t index, const pd_log
     return e;
 }
 
+/* What the ledger says of its voids before its logs are looked at: the records that a void rests on
+ * are then among what this round stores, and a crash never leaves it without them.
+ */
+static void see_voids(pd_store *s, pd_ledger *l, uint32_t authors) {
+    pd_log_info info;
+    for (uint32_t i = 0; i < authors && pd_ledger_info(l, i, &info); i++)
+        s->followed[i].void_seen = info.void_at;
+}
+
+static pd_err keep_voids(pd_store *s, pd_ledger *l, uint32_t authors) {
+    pd_err e = PD_OK;
+    pd_log_info info;
+    for (uint32_t i = 0; !e && i < authors && pd_ledger_info(l, i, &info); i++) {
+        followed *f = &s->followed[i];
+        bool has_row = f->n[0] || f->n[1];
+        if (!has_row || (f->void_kept && f->void_at == f->void_seen))
+            continue;
+        e = f->void_seen == PD_VOID_NEVER
+                ? sql_write(s->db,
+                            "UPDATE author SET void = NULL"
+                            " WHERE key = ? AND inc = ? AND void IS NOT NULL",
+                            "bi", info.author.key, (size_t)32, (int64_t)info.author.inc)
+                : sql_write(s->db, "UPDATE author SET void = ? WHERE key = ? AND inc = ?", "ibi",
+                            (int64_t)f->void_seen, info.author.key, (size_t)32,
+                            (int64_t)info.author.inc);
+        f->void_at = f->void_seen;
+        f->void_kept = true;
+        e = store_wrote(s, e, sizeof f->void_at);
+    }
+    return e;
+}
+
 pd_err pd_store_follow(pd_store *s, pd_ledger *l, bool *behind) {
     uint32_t authors = pd_ledger_authors(l);
     size_t took = 0;
     if (!remember(s, authors))
         return pd_fail(PD_ENOMEM, "no memory to follow %u authors", authors);
     *behind = false;
+    see_voids(s, l, authors);
     for (uint32_t k = 0; k < authors; k++) {
         uint32_t index = (s->follow_at + k) % authors;
         pd_log_info info;
@@ -391,5 +427,5 @@ pd_err pd_store_follow(pd_store *s, pd_ledger *l, bool *behind) {
             s->followed[index].n[stream] = info.n[stream];
         }
     }
-    return PD_OK;
+    return keep_voids(s, l, authors);
 }

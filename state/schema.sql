@@ -4,7 +4,7 @@
 -- run 32 | instance: token of the last start 16, of this start 16 | whatever the node keeps by name
 CREATE TABLE meta (k TEXT PRIMARY KEY, v BLOB NOT NULL) STRICT, WITHOUT ROWID;
 
--- an author is a key in one incarnation; void and banned are set by evidence
+-- an author is a key in one incarnation; void: the first gradient that does not count, NULL: all do
 CREATE TABLE author (
     id INTEGER PRIMARY KEY,
     key BLOB NOT NULL CHECK (length(key) = 32),

@@ -25,6 +25,8 @@ typedef struct pd_author {
     uint32_t inc; /* incarnation, < PD_INCARNATIONS */
 } pd_author;
 
+#define PD_VOID_NEVER UINT64_MAX /* the void step of an author all of whose records count */
+
 typedef struct pd_chain {
     uint8_t c[32];                /* C_j */
     uint64_t n;                   /* bytes so far */
@@ -33,6 +35,8 @@ typedef struct pd_chain {
 
 void pd_chain_init(pd_chain *c, const uint8_t run[32], const pd_author *a, uint8_t stream);
 void pd_chain_add(pd_chain *c, const uint8_t *bytes, size_t n);
+/* Add one whole chunk of which only H(bytes) is at hand; the chain must stand at a chunk's begin. */
+void pd_chain_add_hash(pd_chain *c, const uint8_t inner[32]);
 void pd_chain_head(const pd_chain *c, uint8_t out[32]);
 
 enum { PD_SEAL_MESSAGE_BYTES = 13 + 32 + 32 + 4 + 1 + 8 + 32 };

@@ -24,7 +24,9 @@
  *                 loss (of the last probe, null)
  *                 heldout null or {examples, loss_before, loss_now, accuracy_before, accuracy_now
  *                                  (null without choices), at_records}
- *                 records (held, of everyone), missing (known of and not held)
+ *                 records (held, of everyone, that count), missing (known of and not held)
+ *                 void_records (held, do not count), forks (authors proven to have signed two logs),
+ *                 banned (members)
  *                 members, links (others; sessions with them)
  *                 counted (N: members neither gone nor left, this node among them)
  *                 bytes_in, bytes_out (frames since start), bytes_in_per_s, bytes_out_per_s
@@ -35,11 +37,12 @@
  *                 digest, digest_records (which of `records` it has replayed)
  *                 listen: address or null;  fetched_bytes, fetch_total_bytes (null: no fetch)
  *                 bad_frames, bad_seals, duplicates (segments), duplicate_bytes
- *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left",
+ *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left"|"banned",
  *                         link "none"|"dialing"|"up"|"suspect", outbound, link_why (why it has no
- *                         link; ""), records, missing, behind, bytes_in, bytes_out,
- *                         bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
- *                 peers: linked ones first, then here, away, gone, left; by name, then key; at most
+ *                         link; ""), records, void_records, score (0, or less after
+ *                         misbehaviour), missing, behind, bytes_in, bytes_out, bytes_in_per_s,
+ *                         bytes_out_per_s, rtt_ms, quiet_ms}]
+ *                 peers: linked ones first, then here, away, gone, left, banned; by name, then key; at most
  *                 1000 of them (members has all)
  *   members {after (0)}
  *              -> members [{key, name, self, member, link (null: this node), addr, quiet_ms (since
@@ -51,7 +54,7 @@
  *              -> records [{author, incarnation, step, byte, value}], sealed ones; value is the
  *                 projected gradient that the byte stands for.  With control the author's control
  *                 records come first: {author, incarnation, at (byte of its control log), control
- *                 "member"|"address"|"leave"|"other", text}; limit does not count them
+ *                 "member"|"address"|"leave"|"evidence"|"ban"|"rotate"|"beacon"|"other", text}; limit does not count them
  *                 more: call again with after_author and after_step of this reply
  *   health     -> what `peerctl doctor` judges, as it stands
  *                 called_ago_ms, called_from (when a member last dialled this node, and from where;
@@ -74,6 +77,11 @@
  *              -> ticket, uses, expires_s (UTC, 0: never), addrs [text]
  *   join {ticket}    -> addrs [text]: dialled now; the ticket must be of this run
  *   leave            -> leaving true; the node says goodbye for good and ends
+ *   ban {member (a name, or a key's first 4 or more hex digits), from (optional: the first of its
+ *        records that does not count; else all that are held do)}
+ *                    -> key, name, from, decides (false: two other members have to ban it too)
+ *   rotate           -> key (the next one), old; the node writes it down and ends, and is that key's
+ *                       from its next start on
  *   pause, resume    -> paused; a paused node relays and does not probe
  *   verify           -> equal, records, digest, digest_replayed, took_ms
  *   export {format "peft"|"gguf", out (absolute path)}

@@ -35,9 +35,12 @@ enum {
     PD_FRAME_MAX = 16384,
     PD_TEXT_MAX = 160,    /* a note, with its end */
     PD_STAGES = 4,        /* logs that catch up at a time */
+    PD_BAN_QUORUM = 3,    /* members whose bans together count like the founder's or the inviter's */
+    PD_INVITES_ALL = 64,  /* members that one key may admit; the founder's are not limited */
+    PD_INVITE_DEPTH = 4,  /* invitations between the founder and anybody */
     /* A frame holds at most 16384 / 69 sealed segments; the rest is bounded by the sessions or
      * spread over steps. */
-    PD_ACTIONS_MAX = 400,
+    PD_ACTIONS_MAX = 512,
 };
 
 typedef struct pd_core pd_core;
@@ -115,6 +118,10 @@ typedef enum pd_event_kind {
     PD_EV_STORE_FAILED, /* own bytes could not be stored        author, stream                      */
     PD_EV_LISTEN,       /* own addresses changed                addrs, n = how many                 */
     PD_EV_ADDRESS,      /* someone may be dialled there         key, addrs (one)                    */
+    PD_EV_BAN,          /* write a BAN                          key; author.inc, at: its records from there
+                         *                                      on do not count (pd_core_may_ban first) */
+    PD_EV_ROTATE,       /* write a ROTATE                       key = the next one, p = its signature of
+                         *                                      pd_rotate_message, n = 64              */
     PD_EV_FETCH,        /* get a file in pieces                 digest, at = offset, n = total bytes */
     PD_EV_STOP,         /* seal, store, tell, close; with `leave`, for good                         */
 } pd_event_kind;
@@ -142,6 +149,9 @@ typedef enum pd_action_kind {
     PD_ACT_CLOSE,  /* session, text: close it; no PD_EV_SESSION_DOWN need follow                   */
     PD_ACT_DIAL,   /* key, addr: PD_EV_SESSION_UP or PD_EV_DIAL_FAILED must follow                 */
     PD_ACT_ALLOW,  /* key: a member; the transport admits it from now on                           */
+    PD_ACT_DENY,   /* key: banned, or no member any more; the transport refuses it and closes its
+                    *   sessions, until an ALLOW                                                   */
+    PD_ACT_VOID,   /* author, at: its gradients from this step on do not count; PD_VOID_NEVER: all do */
     PD_ACT_STORE,  /* author, stream, at = from, p, n, seal (of at + n), own.  Someone else's: append
                     *   to the ledger at once, persist when convenient.  Own: commit, then append,
                     *   then PD_EV_STORED; or PD_EV_STORE_FAILED.  A commit holds all STOREs before it */
@@ -203,13 +213,34 @@ bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step);
 
 /* Local invariants.  false and a reason if one is broken: that is our bug. */
 bool pd_core_check(const pd_core *c, char *why, size_t room);
+/* From which step on an author's gradients do not count; PD_VOID_NEVER: all do.  The first steps say
+ * it by PD_ACT_VOID of every author that is not PD_VOID_NEVER, later ones what changes; ask after open
+ * for what a ledger remembers.
+ */
+uint64_t pd_core_void_at(const pd_core *c, const pd_author *author);
+/* May a BAN of this key be written, and from where on?  Gives the place behind all that is held of it.
+ * Errors: PD_ENOENT (nobody of that key), PD_EEXIST (banned already), PD_EUSAGE (the node itself),
+ *         PD_EBUSY (the node may not speak now; the text says why).
+ */
+PD_CHECKED pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *author, uint64_t *step);
+/* Does this node's word alone ban that key (founder, or its inviter), or are PD_BAN_QUORUM needed? */
+bool pd_core_bans_alone(const pd_core *c, const uint8_t key[32]);
 /* A hash of what the core knows, for traces. */
 uint64_t pd_core_state_hash(const pd_core *c);
+
+/* ---- rotation ---- */
+
+/* The bytes that the next key signs when `old` passes its place on to it. */
+enum { PD_ROTATE_MESSAGE_BYTES = 15 + 32 + 32 + 32 };
+void pd_rotate_message(const uint8_t run[32], const uint8_t old[32], const uint8_t next[32],
+                       uint8_t out[PD_ROTATE_MESSAGE_BYTES]);
+/* Does a control log of n bytes name this key as its author's next? */
+bool pd_control_rotates(const uint8_t *log, size_t n, const uint8_t next[32]);
 
 /* ---- what people see ---- */
 
 typedef enum pd_voice { PD_VOICE_LISTENING, PD_VOICE_SPEAKING, PD_VOICE_STOPPING, PD_VOICE_SILENCED } pd_voice;
-typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT } pd_member_state;
+typedef enum pd_member_state { PD_MEMBER_HERE, PD_MEMBER_AWAY, PD_MEMBER_GONE, PD_MEMBER_LEFT, PD_MEMBER_BANNED } pd_member_state;
 typedef enum pd_link_state { PD_LINK_NONE, PD_LINK_DIALING, PD_LINK_UP, PD_LINK_SUSPECT } pd_link_state;
 
 typedef struct pd_core_status {
@@ -226,11 +257,14 @@ typedef struct pd_core_status {
     uint32_t wanted_links;   /* as many as it would like: all in a mesh, else 6 */
     uint32_t repairs;        /* pulls under way */
     bool observer;
-    uint64_t records;        /* gradient bytes held, of everyone */
+    uint64_t records;        /* gradient bytes held that count, of everyone */
     uint64_t missing;        /* bytes that someone linked has and this node lacks */
     uint64_t bytes_in, bytes_out, frames_in, frames_out; /* frames as handed over, all sessions */
     uint64_t bad_seals, bad_frames, duplicates; /* duplicates: whole segments held already */
     uint64_t duplicate_bytes; /* bytes of logs that came though they were held already */
+    uint64_t voids;  /* gradients held that do not count */
+    uint32_t forks;  /* logs that are proven to be two */
+    uint32_t banned; /* members */
     uint64_t vv_hash;
     uint64_t fetched, fetch_total; /* the file being fetched; total 0: none */
 } pd_core_status;
@@ -244,7 +278,9 @@ typedef struct pd_peer_status {
     uint64_t session;     /* 0: none */
     bool outbound, observer; /* observer: by its own word; linked peers only */
     uint32_t incarnation;  /* the newest */
-    uint64_t records;      /* gradient bytes of theirs that we hold, all incarnations */
+    uint64_t records;      /* gradient bytes of theirs that we hold and that count, all incarnations */
+    uint64_t voids;        /* ... and that do not */
+    int32_t score;         /* 0, or less after provable misbehaviour */
     uint64_t missing;      /* bytes they told of that we lack */
     uint64_t behind;       /* bytes we hold that they are not known to have; linked peers only */
     uint64_t bytes_in, bytes_out; /* all sessions since start */

@@ -23,8 +23,12 @@
  *   12 BYE      reason 1 | count v | (alias v) ...                        count <= 3: others, who may have a place free
  *   13 JOIN     key 32 | sig 64 | addr 1, 7 or 19 | size v | name         a guest's only word
  *   14 WELCOME  offset v | total v | count v | bytes                      a piece of the welcome (below)
+ *   10 FORKQ    log v | n v                            what is the head of your first n bytes?
+ *   11 FORKA    log v | n v | head 32                  this; zeros: I do not hold so much
  *   15 FILEQ    digest 16 | offset v | limit v
  *   16 FILEA    digest 16 | offset v | total v | count v | bytes          total 0: no such file here
+ *   17 BRANCHQ  log v | j v | offset v                 your branch (evidence.h) from chunk j on
+ *   18 BRANCHA  log v | j v | n v | offset v | total v | count v | bytes  a piece of it, as my n bytes give it
  *
  *   alias    the sender's own number of an author, for this session.  Where the memb_hash of both HELLOs is
  *            equal, 0, 1, ... are the authors of that set in the order of (key, inc); ALIAS says all others
@@ -37,14 +41,22 @@
  *   addr     0, or as in addr.h
  *   welcome  size v | manifest text | count v | (key 32 | inc v | size v | control log | seal 64) ...
  *
- *   control log      record record ...            record = kind 1 | size v | body       (size <= 512)
+ *   control log      record record ...            record = kind 1 | size v | body       (size <= 512,
+ *                                                                                   of EVIDENCE <= 32768)
  *   1 MEMBER   subject 32 | flags 1 (0) | invite 8 | size v | name
  *   2 ADDR     count 1 | addr ... | size v | name            where and as what the author is known; takes LEAVE back
  *   3 LEAVE    reason 1 | step v
+ *   4 EVIDENCE (evidence.h)                                the author it names signed two logs
+ *   5 BAN      subject 32 | inc v | step v | control v     of the subject's records those of incarnation inc from
+ *                                                          step on (gradients) or from the byte `control` on
+ *                                                          (control log) and those of later ones do not count
+ *   6 ROTATE   key 32 | sig 64 | step v                    this key is mine from now on: as good a member as I was;
+ *                                                          my own records end here, gradients at step
+ *   7 BEACON   nothing                                     still here, though there was nothing to say
  *   others are passed over
  *
  * One number has one encoding and an item no slack, so re-encoding a frame gives the same bytes; a
- * reader refuses everything else.  Kinds 0b-0d checkpoints and 10-11 forks are
+ * reader refuses everything else.  Kinds 0b-0d checkpoints are
  * kept free for their items; a kind not listed is refused, what changes it is the protocol version.
  */
 #ifndef PEERD_FRAME_H
@@ -53,6 +65,7 @@
 #include "peerd/addr.h"
 #include "peerd/bytes.h"
 #include "peerd/core.h"
+#include "peerd/evidence.h"
 
 enum {
     PD_PROTO = 2,
@@ -62,7 +75,7 @@ enum {
                                                    * room for later incarnations */
     PD_LOGS_MAX = PD_ALIASES_MAX * PD_STREAMS,
     PD_ALTERNATIVES_MAX = 3, /* members that a BYE names */
-    PD_RECORD_MAX = 512, /* body of a control record */
+    PD_RECORD_MAX = 512, /* body of a control record but EVIDENCE (PD_EVIDENCE_MAX) */
 };
 
 #define PD_LOG_BYTES_MAX UINT32_MAX /* one log: 13 years at the 10 records/s of the default rate */
@@ -83,8 +96,12 @@ typedef enum pd_item_kind {
     PD_ITEM_BYE = 0x12,
     PD_ITEM_JOIN = 0x13,
     PD_ITEM_WELCOME = 0x14,
+    PD_ITEM_FORKQ = 0x10,
+    PD_ITEM_FORKA = 0x11,
     PD_ITEM_FILEQ = 0x15,
     PD_ITEM_FILEA = 0x16,
+    PD_ITEM_BRANCHQ = 0x17,
+    PD_ITEM_BRANCHA = 0x18,
 } pd_item_kind;
 
 typedef enum pd_bye { /* why a session ends */
@@ -148,6 +165,14 @@ typedef struct pd_item {
         } pull; /* PULL and GRAFT */
         uint32_t prune; /* log */
         struct {
+            uint32_t log;
+            uint64_t n; /* FORKQ, FORKA, BRANCHA */
+            uint8_t head[32];
+            uint64_t j, offset, total;
+            const uint8_t *bytes;
+            uint32_t count;
+        } fork; /* FORKQ, FORKA, BRANCHQ, BRANCHA */
+        struct {
             uint64_t memb_hash, vv_hash, total, n;
         } summary;
         struct {
@@ -194,7 +219,15 @@ bool pd_heads_next(pd_heads_walk *w, pd_head *out);
 
 /* ---- control records ---- */
 
-typedef enum pd_record_kind { PD_RECORD_MEMBER = 1, PD_RECORD_ADDR = 2, PD_RECORD_LEAVE = 3 } pd_record_kind;
+typedef enum pd_record_kind {
+    PD_RECORD_MEMBER = 1,
+    PD_RECORD_ADDR = 2,
+    PD_RECORD_LEAVE = 3,
+    PD_RECORD_EVIDENCE = 4,
+    PD_RECORD_BAN = 5,
+    PD_RECORD_ROTATE = 6,
+    PD_RECORD_BEACON = 7,
+} pd_record_kind;
 
 typedef struct pd_control {
     uint8_t kind; /* any; the fields below for those listed */
@@ -205,6 +238,11 @@ typedef struct pd_control {
     uint32_t n_addrs;
     uint8_t reason;
     uint64_t step;
+    uint32_t inc;           /* BAN */
+    uint64_t control;       /* BAN */
+    uint8_t sig[64];        /* ROTATE, whose key is `subject` */
+    const uint8_t *proof;   /* EVIDENCE, in the bytes it was read from */
+    size_t proof_size;
 } pd_control;
 
 /* Write one record; false if it does not fit. */

@@ -17,6 +17,7 @@ typedef struct pd_ledger pd_ledger;
 typedef struct pd_log_info {
     pd_author author;
     uint64_t n[PD_STREAMS]; /* sealed bytes */
+    uint64_t void_at;       /* records at this step and after it do not count */
     uint8_t seal[PD_STREAMS][64];
 } pd_log_info;
 
@@ -42,7 +43,14 @@ PD_CHECKED pd_err pd_ledger_append(pd_ledger *l, uint32_t index, uint8_t stream,
 size_t pd_ledger_read(pd_ledger *l, uint32_t index, uint8_t stream, uint64_t from, uint8_t *out,
                       size_t room);
 
-/* Sum of all gradient bytes held: the number of records. */
+/* From this step on an author's records do not count: its log was forked there, or it is banned.
+ * Bytes that are held stay: they are what replay takes back.  The core says it (PD_ACT_VOID), as a
+ * function of the control records alone; it may fall, and rise when what it rested on is void
+ * itself.
+ */
+void pd_ledger_void(pd_ledger *l, uint32_t index, uint64_t void_at);
+
+/* How many records are held that count. */
 uint64_t pd_ledger_records(pd_ledger *l);
 
 #endif

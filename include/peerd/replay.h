@@ -61,5 +61,8 @@ void pd_replay_of(const pd_manifest *m, pd_replay *out);
 /* Fold the records from, from+1, ... of one author, whose bytes are given. */
 void pd_replay_fold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author,
                     uint64_t from, const uint8_t *bytes, size_t n);
+/* The exact inverse: take those records back. */
+void pd_replay_unfold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author,
+                      uint64_t from, const uint8_t *bytes, size_t n);
 
 #endif

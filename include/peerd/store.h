@@ -80,7 +80,7 @@ typedef struct pd_store_report {
     bool own_cut; /* one of this node's own was among them: speak as the next incarnation */
 } pd_store_report;
 
-/* Fill an empty ledger with every log, each checked row by row and against its seal.  A log that
+/* Fill an empty ledger with every log and its void step, each checked row by row and against its seal.  A log that
  * does not prove itself is deleted (committed), counted and named in a log line; nothing of it is
  * loaded, as only its newest seal was kept.
  *
@@ -104,8 +104,8 @@ PD_CHECKED pd_err pd_store_append(pd_store *s, const pd_author *author, uint8_t 
 /* Bytes of a log in the database, those of the open transaction among them. */
 PD_CHECKED pd_err pd_store_end(pd_store *s, const pd_author *author, uint8_t stream, uint64_t *n);
 
-/* Append all that the ledger holds and the store does not; for the logs of others, whose loss costs
- * only a pull.  After an error the next call begins where the last commit ended.  *behind: is there
+/* Append all that the ledger holds and the store does not, and keep each author's void step; for the
+ * logs of others, whose loss costs only a pull.  After an error the next call begins where the last commit ended.  *behind: is there
  * more than this call took (about 1 MiB)?
  */
 PD_CHECKED pd_err pd_store_follow(pd_store *s, pd_ledger *l, bool *behind);

@@ -78,16 +78,14 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
                        pd_short(a->id.key, key), stream);
     memcpy(log->chain.c, chain.c, sizeof log->chain.c);
     log->chain.n = log->held = n;
-    pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, n);
+    pd_log_grown(c, (uint32_t)author * PD_STREAMS + stream, &chain);
     return PD_OK;
 }
 
 /* Members by fixpoint: reading an author's control log may add members, who come later in the
  * table. */
-static pd_err load(pd_core *c) {
-    if (pd_member_add(c, c->conf.founder, 0, "") == PD_NONE)
-        return pd_fail(PD_EFULL, "the member table is full");
-    for (uint32_t m = 0; m < c->n_members; m++) {
+static pd_err load_members(pd_core *c, uint32_t from) {
+    for (uint32_t m = from; m < c->n_members; m++) {
         for (uint32_t inc = 0; inc < PD_INCARNATIONS; inc++) {
             pd_author id = {.inc = inc};
             memcpy(id.key, c->member[m].key, 32);
@@ -109,6 +107,22 @@ static pd_err load(pd_core *c) {
             }
             pd_members_read(c, a);
         }
+    }
+    return PD_OK;
+}
+
+/* Judging may admit more, whose logs may say more. */
+static pd_err load(pd_core *c) {
+    if (pd_member_add(c, c->conf.founder, 0, "") == PD_NONE)
+        return pd_fail(PD_EFULL, "the member table is full");
+    for (uint32_t done = 0; done < c->n_members;) {
+        uint32_t from = done;
+        done = c->n_members;
+        pd_err e = load_members(c, from);
+        if (e)
+            return e;
+        done = done < c->n_members ? c->n_members : done;
+        pd_verdict_judge(c);
     }
     return PD_OK;
 }
@@ -146,6 +160,13 @@ static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
     c->fetch.link = PD_NONE;
     if (c->conf.stage_bytes == 0)
         c->conf.stage_bytes = PD_STAGE_BYTES;
+    c->own.pending[PD_STREAM_GRADIENTS].bytes = c->own.gradients;
+    c->own.pending[PD_STREAM_GRADIENTS].room = sizeof c->own.gradients;
+    c->own.pending[PD_STREAM_CONTROL].bytes = c->own.control;
+    c->own.pending[PD_STREAM_CONTROL].room = sizeof c->own.control;
+    c->own.said_ms = c->now;
+    for (unsigned i = 0; i < PD_FORKS_MAX; i++)
+        c->fork[i].log = PD_NONE;
     for (unsigned i = 0; i < PD_STAGES; i++)
         pd_stage_drop(c, &c->stage[i]);
     if (c->conf.seal_bytes_per_s == 0)
@@ -240,6 +261,12 @@ static void take(pd_core *c, const pd_event *e) {
     case PD_EV_ADDRESS:
         learn_address(c, e);
         break;
+    case PD_EV_BAN:
+        pd_verdict_ban(c, e);
+        break;
+    case PD_EV_ROTATE:
+        pd_verdict_rotate(c, e);
+        break;
     case PD_EV_FETCH:
         pd_fetch_start(c, e);
         break;
@@ -264,6 +291,7 @@ static void settle(pd_core *c) {
     for (uint32_t i = 0; i < n; i++)
         if (c->fresh[i] % PD_STREAMS == PD_STREAM_CONTROL)
             pd_members_read(c, (uint16_t)(c->fresh[i] / PD_STREAMS));
+    pd_verdict_judge(c);
 }
 
 /* Woken much too late (a stopped process, a suspended machine): the silence was ours.  Every link
@@ -287,6 +315,7 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     c->max_out = max;
     c->n_notes = 0;
     c->frames_used = 0;
+    c->n_said = 0;
     if (now_ms < c->now)
         now_ms = c->now;
     c->now = now_ms;
@@ -297,6 +326,8 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     settle(c);
     take(c, e);
     pd_members_tick(c);
+    pd_verdict_tick(c);
+    pd_fork_tick(c);
     pd_stage_tick(c);
     pd_link_tick(c);
     pd_view_tick(c);

@@ -102,13 +102,14 @@ static void mesh(pd_core *c) {
     bool lonely = pd_view_links(c) == 0;
     for (uint32_t i = 0; i < c->n_members; i++) {
         pd_member *m = &c->member[i];
-        if (i == c->self || (m->left && !lonely) || m->dialing ||
+        if (i == c->self || (m->left && !lonely) || m->dialing || pd_member_is_out(m) ||
             pd_dial_has_session(c, (uint16_t)i) || !(m->n_addrs + m->n_hints))
             continue;
-        if (c->now >= m->dial_ms)
+        uint64_t due = m->dial_ms > m->v.refused_until ? m->dial_ms : m->v.refused_until;
+        if (c->now >= due)
             dial(c, m, false);
         else
-            pd_dial_soon(c, m->dial_ms);
+            pd_dial_soon(c, due);
     }
 }
 

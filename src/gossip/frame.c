@@ -66,6 +66,24 @@ static void put_part(pd_writer *w, const pd_item *it) {
     pd_put_bytes(w, it->u.part.bytes, it->u.part.count);
 }
 
+static void put_fork(pd_writer *w, const pd_item *it) {
+    bool branch = it->kind == PD_ITEM_BRANCHQ || it->kind == PD_ITEM_BRANCHA;
+    pd_put_varint(w, it->u.fork.log);
+    if (branch)
+        pd_put_varint(w, it->u.fork.j);
+    if (it->kind != PD_ITEM_BRANCHQ)
+        pd_put_varint(w, it->u.fork.n);
+    if (it->kind == PD_ITEM_FORKA)
+        pd_put_bytes(w, it->u.fork.head, 32);
+    if (branch)
+        pd_put_varint(w, it->u.fork.offset);
+    if (it->kind != PD_ITEM_BRANCHA)
+        return;
+    pd_put_varint(w, it->u.fork.total);
+    pd_put_varint(w, it->u.fork.count);
+    pd_put_bytes(w, it->u.fork.bytes, it->u.fork.count);
+}
+
 static void put_item(pd_writer *w, const pd_item *it) {
     bool piece = (it->kind == PD_ITEM_SEG || it->kind == PD_ITEM_CTL) && !it->u.seg.seal;
     pd_put_u8(w, (uint8_t)(it->kind | (piece ? UNSEALED : 0)));
@@ -123,6 +141,12 @@ static void put_item(pd_writer *w, const pd_item *it) {
     case PD_ITEM_FILEQ:
     case PD_ITEM_FILEA:
         put_part(w, it);
+        break;
+    case PD_ITEM_FORKQ:
+    case PD_ITEM_FORKA:
+    case PD_ITEM_BRANCHQ:
+    case PD_ITEM_BRANCHA:
+        put_fork(w, it);
         break;
     }
 }
@@ -246,6 +270,26 @@ static void get_part(pd_reader *r, pd_item *it) {
         r->ok = false;
 }
 
+static void get_fork(pd_reader *r, pd_item *it) {
+    bool branch = it->kind == PD_ITEM_BRANCHQ || it->kind == PD_ITEM_BRANCHA;
+    it->u.fork.log = get_small(r, PD_LOGS_MAX - 1);
+    if (branch)
+        it->u.fork.j = pd_get_varint_max(r, UINT64_MAX / 4 / PD_CHUNK_BYTES);
+    if (it->kind != PD_ITEM_BRANCHQ)
+        it->u.fork.n = pd_get_varint_max(r, UINT64_MAX / 4);
+    if (it->kind == PD_ITEM_FORKA)
+        get_copy(r, it->u.fork.head, 32);
+    if (branch)
+        it->u.fork.offset = pd_get_varint_max(r, PD_BRANCH_MAX);
+    if (it->kind != PD_ITEM_BRANCHA)
+        return;
+    it->u.fork.total = pd_get_varint_max(r, PD_BRANCH_MAX);
+    it->u.fork.count = get_small(r, PD_PIECE_MAX);
+    it->u.fork.bytes = pd_get_bytes(r, it->u.fork.count);
+    if (it->u.fork.offset + it->u.fork.count > it->u.fork.total)
+        r->ok = false;
+}
+
 static void get_bye(pd_reader *r, pd_item *it) {
     uint8_t reason = pd_get_u8(r);
     if (reason < PD_BYE_LEAVING || reason > PD_BYE_LAST)
@@ -321,6 +365,12 @@ bool pd_frame_next(pd_reader *r, pd_item *it) {
     case PD_ITEM_FILEQ:
     case PD_ITEM_FILEA:
         get_part(r, it);
+        break;
+    case PD_ITEM_FORKQ:
+    case PD_ITEM_FORKA:
+    case PD_ITEM_BRANCHQ:
+    case PD_ITEM_BRANCHA:
+        get_fork(r, it);
         break;
     default:
         r->ok = false;

@@ -11,7 +11,7 @@
 static uint32_t admitted(const pd_core *c) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_members; i++)
-        n += !c->member[i].left;
+        n += !c->member[i].left && c->member[i].v.admitted && !c->member[i].v.banned;
     return n;
 }
 
@@ -43,7 +43,7 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
     l->addr = it->u.join.addr;
     uint16_t m = pd_member_find(c, l->subject);
     if (m != PD_NONE) { /* its welcome was cut off, or it lost its files */
-        bool theirs = !l->spent || c->member[m].invite == l->invite;
+        bool theirs = (!l->spent || c->member[m].invite == l->invite) && !c->member[m].v.banned;
         if (!theirs)
             pd_link_bye(c, l, PD_BYE_REFUSED);
         l->joined = theirs;
@@ -58,7 +58,8 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         pd_link_bye(c, l, PD_BYE_REFUSED);
     else if (in_use(c, l))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);
-    else if (admitted(c) >= c->members_max - spare(c) || c->n_members == c->members_max)
+    else if (admitted(c) >= c->members_max - spare(c) || c->n_members == c->members_max ||
+             !pd_verdict_may_invite(c))
         pd_link_bye(c, l, PD_BYE_FULL);
     else if (!pd_own_write(c, &rec))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);

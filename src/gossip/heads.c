@@ -13,7 +13,7 @@ void pd_heads_note(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
     if (n <= l->log[index].peer)
         return;
     l->log[index].peer = (uint32_t)n;
-    if (n <= log->goal)
+    if (n <= log->goal || pd_log_is_closed(log))
         return;
     bool lacked = log->goal > log->chain.n;
     log->goal = n;
@@ -80,6 +80,8 @@ void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, 
     bool still = c->now >= c->grown_ms + PD_QUIET_MS;
     if (hello || c->now >= l->vv_ms + (still ? PD_LAZY_MS : PD_VV_MS))
         l->vv_due = l->vv_want = l->want = true;
+    if (l->vv_in)
+        pd_fork_compare(c, l, total == c->total);
 }
 
 /* ---- telling ---- */

@@ -33,8 +33,13 @@ void pd_link_up(pd_core *c, const pd_event *e) {
     for (unsigned i = e->guest ? PD_LINKS_MAX : 0; i < end && !l; i++)
         if (!c->link[i].session)
             l = &c->link[i];
-    if (!l || (!e->guest && m == PD_NONE) || pd_link_find(c, e->session) || c->own.stop_ms) {
-        close_session(c, e->session, !l ? "too many sessions" : "not a member of this run");
+    bool refused = m != PD_NONE && m != c->self && pd_score_refuses(c, m);
+    if (!l || (!e->guest && m == PD_NONE) || refused || pd_link_find(c, e->session) ||
+        c->own.stop_ms) {
+        close_session(c, e->session,
+                      !l        ? "too many sessions"
+                      : refused ? "refused for what it did"
+                                : "not a member of this run");
         if (e->outbound && m != PD_NONE)
             pd_dial_failed(c, e->key);
         return;

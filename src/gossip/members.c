@@ -29,6 +29,8 @@ uint16_t pd_member_add(pd_core *c, const uint8_t key[32], uint64_t invite, const
     p->invite = invite;
     p->heard_ms = c->now;
     p->author = PD_NONE;
+    p->issuer = PD_NONE;
+    pd_verdict_new_member(c, p);
     pd_dial_start(c, p);
     pd_view_changed(c);
     pd_author id = {.inc = 0};
@@ -93,6 +95,7 @@ uint16_t pd_author_get(pd_core *c, const pd_author *a) {
         memcpy(s->log[k].chain.c, chain.c, sizeof chain.c);
         s->log[k].pull = s->log[k].last = s->log[k].parent = PD_NONE;
     }
+    pd_verdict_new_author(c, s);
     c->memb_hash += author_hash(a);
     pd_table_order(c, i);
     pd_alias_admitted(c, i);
@@ -107,33 +110,41 @@ static bool is_newest(const pd_core *c, const pd_author_state *a) {
     return true;
 }
 
-static void admit(pd_core *c, const pd_author_state *issuer, const pd_control *rec) {
-    if (pd_member_find(c, rec->subject) != PD_NONE)
+static void admit(pd_core *c, uint16_t author, const pd_control *rec) {
+    const pd_author_state *issuer = &c->author[author];
+    bool known = pd_member_find(c, rec->subject) != PD_NONE, now = pd_verdict_admits(c, author, rec);
+    if (known)
+        return;
+    if (c->max_out && issuer->member == c->self) {
+        pd_action *a = pd_emit(c, PD_ACT_INVITE_USED);
+        a->invite = rec->invite;
+        memcpy(a->key, rec->subject, 32);
+    }
+    if (!now)
         return;
     char key[9];
-    if (pd_member_add(c, rec->subject, rec->invite, rec->name) == PD_NONE) {
+    uint16_t m = pd_member_add(c, rec->subject, rec->invite, rec->name);
+    if (m == PD_NONE) {
         if (c->max_out)
             pd_note(c, PD_LOG_WARN,
                     "member %s was admitted elsewhere, but this node's tables hold %u",
                     pd_short(rec->subject, key), c->members_max);
         return;
     }
-    if (!c->max_out)
-        return; /* at the start: nothing is new */
-    pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "",
-            pd_short(rec->subject, key));
-    if (issuer->member == c->self) {
-        pd_action *a = pd_emit(c, PD_ACT_INVITE_USED);
-        a->invite = rec->invite;
-        memcpy(a->key, rec->subject, 32);
-    }
+    c->member[m].issuer = issuer->member;
+    pd_verdict_admitted(c, author, m);
+    if (c->max_out) /* at the start nothing is new */
+        pd_note(c, PD_LOG_INFO, "%s%s%s is a member now", rec->name, *rec->name ? " " : "",
+                pd_short(rec->subject, key));
 }
 
-static void apply(pd_core *c, const pd_author_state *a, const pd_control *rec) {
+static void apply(pd_core *c, uint16_t author, const pd_control *rec) {
+    const pd_author_state *a = &c->author[author];
     pd_member *m = &c->member[a->member];
+    pd_verdict_read(c, rec);
     switch (rec->kind) {
     case PD_RECORD_MEMBER:
-        admit(c, a, rec);
+        admit(c, author, rec);
         break;
     case PD_RECORD_ADDR:
         if (!is_newest(c, a))
@@ -160,10 +171,10 @@ static void apply(pd_core *c, const pd_author_state *a, const pd_control *rec) {
 void pd_members_read(pd_core *c, uint16_t author) {
     pd_author_state *a = &c->author[author];
     const pd_log *log = &a->log[PD_STREAM_CONTROL];
-    uint8_t buf[2 * PD_RECORD_MAX];
+    uint8_t *buf = c->record;
     while (!a->broken && a->parsed < log->held) {
         size_t n =
-            c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof buf);
+            c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof c->record);
         size_t at = 0;
         while (at < n) {
             pd_control rec;
@@ -174,7 +185,7 @@ void pd_members_read(pd_core *c, uint16_t author) {
                 break;
             at += (size_t)took;
             a->parsed += (uint64_t)took;
-            apply(c, a, &rec);
+            apply(c, author, &rec);
         }
         if (at == 0)
             break; /* a record whose end is not sealed yet */
@@ -183,6 +194,8 @@ void pd_members_read(pd_core *c, uint16_t author) {
 
 pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_t now) {
     uint64_t quiet = now > m->heard_ms ? now - m->heard_ms : 0;
+    if (pd_member_is_out(m))
+        return PD_MEMBER_BANNED;
     if (m->left)
         return PD_MEMBER_LEFT;
     if (m == &c->member[c->self])
@@ -196,7 +209,7 @@ void pd_members_tick(pd_core *c) {
     uint32_t end =
         c->n_members - c->n_told < PD_ALLOWS_MAX ? c->n_members : c->n_told + PD_ALLOWS_MAX;
     for (; c->n_told < end; c->n_told++)
-        if (c->n_told != c->self)
+        if (c->n_told != c->self && !c->member[c->n_told].v.denied)
             memcpy(pd_emit(c, PD_ACT_ALLOW)->key, c->member[c->n_told].key, 32);
     if (c->n_told < c->n_members)
         pd_wake_at(c, c->now);

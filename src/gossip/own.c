@@ -111,7 +111,8 @@ void pd_own_stored(pd_core *c, const pd_event *e) {
     p->backoff_ms = 0;
     p->since_ms = c->now;
     log->held = log->chain.n;
-    pd_log_grown(c, c->own.author * PD_STREAMS + e->stream, log->chain.n);
+    c->own.said_ms = c->now;
+    pd_log_grown(c, c->own.author * PD_STREAMS + e->stream, &chain);
     if (e->stream == PD_STREAM_CONTROL)
         c->fresh[c->n_fresh++] = c->own.author * PD_STREAMS + PD_STREAM_CONTROL;
     pd_emit(c, PD_ACT_SPEAK);
@@ -170,7 +171,7 @@ bool pd_own_write(pd_core *c, const pd_control *rec) {
     pd_pending *p = &c->own.pending[PD_STREAM_CONTROL];
     if (c->own.conflict || (c->own.voice != PD_VOICE_SPEAKING && c->own.voice != PD_VOICE_STOPPING))
         return false;
-    pd_writer w = pd_writer_of(p->bytes + p->n, sizeof p->bytes - p->n);
+    pd_writer w = pd_writer_of(p->bytes + p->n, p->room - p->n);
     if (!pd_control_put(&w, rec))
         return false;
     if (p->n == p->storing)

@@ -26,6 +26,18 @@ static bool take_segment(pd_core *c, pd_link *l, const pd_item *it) {
     return true;
 }
 
+static void take_fork(pd_core *c, pd_link *l, const pd_item *it) {
+    uint32_t log = pd_alias_log(c, l, it->u.fork.log);
+    if (log == PD_NONE)
+        return;
+    if (it->kind == PD_ITEM_FORKA)
+        pd_fork_head_in(c, l, log, it);
+    else if (it->kind == PD_ITEM_BRANCHA)
+        pd_fork_branch_in(c, l, log, it);
+    else
+        pd_fork_asked(c, l, log, it);
+}
+
 /* Items of a member's session.  False: malformed. */
 static bool take_item(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     switch (it->kind) {
@@ -55,6 +67,12 @@ static bool take_item(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
         return true;
     case PD_ITEM_PONG:
         pd_link_pong(c, l, it->u.ping.nonce);
+        return true;
+    case PD_ITEM_FORKQ:
+    case PD_ITEM_FORKA:
+    case PD_ITEM_BRANCHQ:
+    case PD_ITEM_BRANCHA:
+        take_fork(c, l, it);
         return true;
     case PD_ITEM_FILEQ:
         pd_fetch_asked(c, l, it);
@@ -91,7 +109,9 @@ static void malformed(pd_core *c, pd_link *l) {
     c->bad_frames++;
     pd_note(c, PD_LOG_WARN, "a frame from %s does not parse; the session is closed",
             pd_short(l->key, key));
-    pd_link_close(c, l, "malformed frame");
+    pd_score(c, l, PD_MALFORMED, "its frames do not parse");
+    if (l->session)
+        pd_link_close(c, l, "malformed frame");
 }
 
 /* Is this the item that may stand here: HELLO first of a member, JOIN of a guest? */

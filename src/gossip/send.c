@@ -270,3 +270,21 @@ void pd_send_item(pd_core *c, pd_link *l, const pd_item *it) {
     if (pd_frame_put(&w, it))
         send(c, l, frame, (size_t)(w.p - frame));
 }
+
+bool pd_send_fork(pd_core *c, pd_link *l, const pd_item *it) {
+    if (PD_OUT_BYTES - c->frames_used < PD_FRAME_MAX || c->n_said == PD_SAID_MAX || l->clogged ||
+        !l->hello_out || !l->hello_in)
+        return false;
+    uint8_t *frame = c->frames + c->frames_used;
+    pd_writer w = pd_writer_of(frame, PD_FRAME_MAX);
+    pd_item theirs = *it;
+    pd_frame_begin(&w, l->rx);
+    if (!pd_alias_announce(c, l, &w, it->u.fork.log / PD_STREAMS))
+        return false;
+    theirs.u.fork.log = pd_alias_number(l, it->u.fork.log);
+    if (!pd_frame_put(&w, &theirs))
+        return false;
+    c->n_said++;
+    send(c, l, frame, (size_t)(w.p - frame));
+    return true;
+}

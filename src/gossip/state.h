@@ -17,6 +17,7 @@
 #include "peerd/frame.h"
 #include "peerd/identity.h"
 #include "peerd/log.h"
+#include "verdict.h"
 
 #define PD_NEVER UINT64_MAX
 
@@ -109,6 +110,7 @@ enum {
     PD_HEADS_MAX = 2048,   /* in one HEADS or VV; the next one goes on */
     PD_OUT_BYTES = 65536,  /* frames built in one step; more wait for the next */
     PD_NOTES_MAX = 16,
+    PD_SAID_MAX = 64,      /* items about forks in one step */
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
@@ -137,9 +139,10 @@ typedef struct pd_mark {
 typedef struct pd_log {
     pd_mark chain;    /* chain.n: verified bytes; own: durable ones */
     uint64_t held;    /* of them, those that can be read in this step */
-    uint64_t counted; /* of them, those in vv_hash and total */
+    uint64_t counted; /* of them, those in vv_hash and total: before the void step */
     uint64_t goal;    /* the most that any link told of */
     uint64_t told_ms; /* since when there was something beyond chain.n */
+    pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint64_t pull_ms;    /* none open: look from here on; open: give up then */
     uint16_t pull, last; /* link asked, link asked before; PD_NONE */
@@ -161,7 +164,9 @@ typedef struct pd_member {
     char name[PD_NAME_MAX + 1];
     uint64_t invite;
     uint16_t author; /* the first of its incarnations */
+    uint16_t issuer; /* who admitted it first; PD_NONE: nobody, the founder */
     bool left;
+    pd_member_verdict v;
     pd_addr addrs[PD_ADDRS_MAX], hints[PD_ADDRS_MAX];
     uint32_t n_addrs, n_hints, next_addr;
     bool dialing, compare; /* compare: that dial is not for a link */
@@ -228,6 +233,7 @@ typedef struct pd_link {
     uint64_t duplicates, answer_ms; /* answer: bytes came that it was asked for */
     uint32_t pulls;                 /* open, of it */
     uint32_t turn;                  /* where the next frame starts to look at logs */
+    pd_link_verdict v;
     /* guest */
     uint64_t invite;
     bool spent, joined;
@@ -271,8 +277,8 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t bytes[PD_PENDING_MAX];
-    uint32_t n, storing; /* the first `storing` are sealed and handed over */
+    uint8_t *bytes; /* pd_own's */
+    uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
     uint32_t backoff_ms;
@@ -290,7 +296,9 @@ typedef struct pd_own {
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
+    uint64_t said_ms; /* when own bytes became durable last */
     pd_pending pending[PD_STREAMS];
+    uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
 } pd_own;
 
 /* Which members to be linked with. */
@@ -335,6 +343,14 @@ struct pd_core {
     uint64_t vv_hash, memb_hash, total;
     uint64_t grown_ms; /* a log grew */
 
+    bool judge_due; /* what counts has to be found anew */
+    bool strict;    /* there are records that take something from somebody */
+    bool untold;    /* the driver has not been told of all that follows */
+    bool unproved;  /* some evidence stands only where it does not count */
+    pd_fork fork[PD_FORKS_MAX];
+    pd_report report;
+    uint8_t record[PD_RECORD_ROOM], branch[PD_BRANCH_MAX];
+
     pd_own own;
     pd_view view;
     pd_fetch fetch;
@@ -359,6 +375,7 @@ struct pd_core {
     uint32_t n_notes;
     uint8_t frames[PD_OUT_BYTES];
     size_t frames_used;
+    uint32_t n_said; /* items about forks */
     uint8_t piece[PD_PIECE_MAX];
     pd_head heads[PD_HEADS_MAX]; /* of the HEADS or VV being written */
 
@@ -408,6 +425,13 @@ pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_
 static inline pd_log *pd_log_at_index(pd_core *c, uint32_t log) {
     return &c->author[log / PD_STREAMS].log[log % PD_STREAMS];
 }
+/* Nothing that lies behind what is held can belong to it: it is forked before. */
+static inline bool pd_log_is_closed(const pd_log *log) {
+    return log->chain.n >= log->v.void_at;
+}
+static inline bool pd_member_is_out(const pd_member *m) {
+    return m->v.banned || !m->v.admitted;
+}
 static inline bool pd_is_own(const pd_core *c, uint32_t log) {
     return c->author[log / PD_STREAMS].member == c->self;
 }
@@ -430,9 +454,10 @@ uint32_t pd_own_heard(const pd_core *c);
 uint32_t pd_own_wanted(const pd_core *c);
 
 /* sync.c */
-/* A log has grown to n: count it, close its pull, tell those who may not know. */
-void pd_log_grown(pd_core *c, uint32_t log, uint64_t n);
-uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n);
+/* A log has grown to chain->n: count it, close its pull, tell those who may not know. */
+void pd_log_grown(pd_core *c, uint32_t log, const pd_chain *chain);
+/* Nothing more of a log is wanted. */
+void pd_sync_enough(pd_core *c, uint32_t log);
 void pd_sync_segment(pd_core *c, pd_link *l, uint32_t log, uint64_t start, const pd_item *it);
 
 /* heads.c */
@@ -543,7 +568,47 @@ void pd_fetch_lost(pd_core *c, const pd_link *l);
 void pd_fetch_tick(pd_core *c);
 bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
 
+/* verdict.c */
+void pd_verdict_new_member(pd_core *c, pd_member *m);
+void pd_verdict_new_author(pd_core *c, pd_author_state *a);
+/* Does a MEMBER record that was just read admit its subject?  False also where that has to be judged
+ * with all else. */
+bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec);
+void pd_verdict_admitted(pd_core *c, uint16_t author, uint16_t member);
+bool pd_verdict_may_invite(const pd_core *c);
+void pd_verdict_read(pd_core *c, const pd_control *rec); /* any record that was just read */
+void pd_verdict_judge(pd_core *c); /* if it is due; all that is held must be readable */
+/* The term of a log in vv_hash, and its part of it brought up to date after it has grown. */
+uint64_t pd_verdict_term(const pd_core *c, uint32_t log);
+void pd_verdict_grown(pd_core *c, uint32_t log, const pd_chain *chain);
+void pd_verdict_report(pd_core *c, const uint8_t *evidence, size_t n);
+void pd_verdict_ban(pd_core *c, const pd_event *e);
+void pd_verdict_rotate(pd_core *c, const pd_event *e);
+/* Gradients held of an author that do not count. */
+uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
+void pd_verdict_tick(pd_core *c);
+
+/* fork.c */
+/* The head of the first n bytes that we hold; false if we hold less. */
+bool pd_fork_head(pd_core *c, uint32_t log, uint64_t n, uint8_t head[32]);
+void pd_fork_suspect(pd_core *c, pd_link *l, uint32_t log);
+void pd_fork_compare(pd_core *c, pd_link *l, bool still);
+void pd_fork_asked(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_head_in(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_branch_in(pd_core *c, pd_link *l, uint32_t log, const pd_item *it);
+void pd_fork_tick(pd_core *c);
+
+/* score.c */
+/* Something that was provably done: points < 0.  May close the session. */
+void pd_score(pd_core *c, pd_link *l, int points, const char *why);
+bool pd_score_refuses(const pd_core *c, uint16_t member);
+/* May this session have so many seals checked (or as much other work) now? */
+bool pd_budget(pd_core *c, pd_link *l, uint32_t seals);
+
 /* send.c */
+/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False: no
+ * room now. */
+bool pd_send_fork(pd_core *c, pd_link *l, const pd_item *it);
 void pd_send_frames(pd_core *c);
 /* A frame that a link need not wait for: only this item, at once. */
 void pd_send_item(pd_core *c, pd_link *l, const pd_item *it);

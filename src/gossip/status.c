@@ -6,7 +6,8 @@
 #include <stdio.h>
 
 bool pd_core_is_member(const pd_core *c, const uint8_t key[32]) {
-    return pd_member_find(c, key) != PD_NONE;
+    uint16_t m = pd_member_find(c, key);
+    return m != PD_NONE && !pd_member_is_out(&c->member[m]);
 }
 
 uint32_t pd_core_authors(const pd_core *c, pd_author *out, uint32_t room) {
@@ -51,9 +52,14 @@ void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out) 
     out->wanted_links = pd_view_wanted(c);
     out->repairs = c->repairs;
     out->observer = c->conf.observer;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        out->banned += c->member[i].v.banned;
     for (uint32_t i = 0; i < c->n_authors; i++) {
         const pd_log *log = c->author[i].log;
-        out->records += log[PD_STREAM_GRADIENTS].chain.n;
+        uint64_t n = log[PD_STREAM_GRADIENTS].chain.n, voids = pd_verdict_voids(c, i);
+        out->records += n - voids;
+        out->voids += voids;
+        out->forks += log[0].v.void_at != PD_VOID_NEVER || log[1].v.void_at != PD_VOID_NEVER;
         for (unsigned s = 0; s < PD_STREAMS; s++)
             out->missing += log[s].goal - log[s].chain.n;
     }
@@ -95,6 +101,7 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
                 : !l->hello_in ? PD_LINK_DIALING
                 : l->suspect   ? PD_LINK_SUSPECT
                                : PD_LINK_UP;
+    out->score = p->v.score;
     out->bytes_in = p->bytes_in;
     out->bytes_out = p->bytes_out;
     out->quiet_ms = now_ms > p->heard_ms ? now_ms - p->heard_ms : 0;
@@ -103,7 +110,11 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
         const pd_author_state *a = &c->author[k / PD_STREAMS];
         if (a->member == m) {
             out->missing += log->goal - log->chain.n;
-            out->records += k % PD_STREAMS == PD_STREAM_GRADIENTS ? log->chain.n : 0;
+            if (k % PD_STREAMS == PD_STREAM_GRADIENTS) {
+                uint64_t voids = pd_verdict_voids(c, k / PD_STREAMS);
+                out->records += log->chain.n - voids;
+                out->voids += voids;
+            }
             if (log->chain.n && a->id.inc > out->incarnation)
                 out->incarnation = a->id.inc;
         } else if (l && l->vv_in) {
@@ -135,7 +146,7 @@ static bool check_logs(const pd_core *c, char *why, size_t room) {
         const pd_log *log = &a->log[i % PD_STREAMS];
         uint64_t n = 0;
         uint8_t seal[64];
-        if (log->held > log->chain.n || log->counted != log->chain.n || log->goal < log->chain.n)
+        if (log->held > log->chain.n || log->counted > log->chain.n || log->goal < log->chain.n)
             return broken(why, room, "a log's counts disagree");
         if (pd_set_has(c->lack, i) != (log->goal > log->chain.n))
             return broken(why, room, "the set of lacking logs is wrong");
@@ -145,9 +156,10 @@ static bool check_logs(const pd_core *c, char *why, size_t room) {
             (!c->store.seal(c->store.ctx, &a->id, (uint8_t)(i % PD_STREAMS), &n, seal) ||
              n < log->held))
             return broken(why, room, "the ledger holds less than was announced");
-        if (log->chain.n)
-            hash += pd_vv_term(c, i, log->chain.n);
-        total += log->chain.n;
+        if (log->v.term != pd_verdict_term(c, i))
+            return broken(why, room, "a log's term in vv_hash is not what it stands at");
+        hash += log->v.term;
+        total += log->v.term ? log->counted : 0;
         pulls += log->pull != PD_NONE;
         if (log->pull != PD_NONE && !c->link[log->pull].session)
             return broken(why, room, "a pull waits for a session that is gone");
@@ -181,7 +193,7 @@ static bool check_links(const pd_core *c, char *why, size_t room) {
 bool pd_core_check(const pd_core *c, char *why, size_t room) {
     const pd_own *o = &c->own;
     for (unsigned s = 0; s < PD_STREAMS; s++)
-        if (o->pending[s].storing > o->pending[s].n || o->pending[s].n > PD_PENDING_MAX)
+        if (o->pending[s].storing > o->pending[s].n || o->pending[s].n > o->pending[s].room)
             return broken(why, room, "own pending bytes are miscounted");
     if (c->author[o->author].member != c->self)
         return broken(why, room, "the own author is somebody else");

@@ -9,26 +9,23 @@
 
 #include <assert.h>
 
-uint64_t pd_vv_term(const pd_core *c, uint32_t log, uint64_t n) {
-    const pd_author *a = &c->author[log / PD_STREAMS].id;
-    uint8_t b[32 + 4 + 1 + 8 + 8];
-    memcpy(b, a->key, 32);
-    pd_store32(b + 32, a->inc);
-    b[36] = (uint8_t)(log % PD_STREAMS);
-    pd_store64(b + 37, n);
-    pd_store64(b + 45, UINT64_MAX); /* the first void step: none */
-    return pd_xxh64(b, sizeof b, 0);
+void pd_sync_enough(pd_core *c, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    pd_stage *st = pd_stage_find(c, index);
+    pd_tree_close_pull(c, index);
+    log->goal = log->chain.n;
+    log->told_ms = 0;
+    pd_set_remove(c->lack, index);
+    if (st)
+        pd_stage_drop(c, st);
 }
 
-void pd_log_grown(pd_core *c, uint32_t index, uint64_t n) {
+void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     pd_log *log = pd_log_at_index(c, index);
     pd_author_state *a = &c->author[index / PD_STREAMS];
+    uint64_t n = chain->n;
     assert(n > log->counted && n == log->chain.n);
-    if (log->counted)
-        c->vv_hash -= pd_vv_term(c, index, log->counted);
-    c->vv_hash += pd_vv_term(c, index, n);
-    c->total += n - log->counted;
-    log->counted = n;
+    pd_verdict_grown(c, index, chain);
     c->member[a->member].heard_ms = c->grown_ms = c->now;
     if (log->goal <= n) {
         log->goal = n;
@@ -92,7 +89,7 @@ static void take_in(pd_core *c, pd_link *l, uint32_t index, const pd_chain *chai
     log->chain.n = chain->n;
     c->fresh[c->n_fresh++] = index;
     pd_tree_arrived(c, l, index);
-    pd_log_grown(c, index, chain->n);
+    pd_log_grown(c, index, chain);
 }
 
 /* The seal does not cover these bytes after ours: the sender lies or the author wrote two logs.
@@ -118,6 +115,10 @@ static void refuse(pd_core *c, pd_link *l, uint32_t index) {
     }
     if (log->parent == pd_link_index(c, l))
         log->parent = PD_NONE;
+    if (!pd_is_own(c, index))
+        pd_fork_suspect(c, l, index);
+    if (!l->session)
+        return; /* that was one too many */
     pd_note(c, PD_LOG_WARN, "a seal of %s from %s does not cover its bytes; they are not taken",
             pd_short(c->author[index / PD_STREAMS].id.key, key), pd_short(l->key, from));
     if (l->member == c->author[index / PD_STREAMS].member && !(ll->flags & PD_SHOWN)) {
@@ -248,7 +249,7 @@ void pd_sync_segment(pd_core *c, pd_link *l, uint32_t index, uint64_t start, con
         pd_tree_duplicate(c, l, index);
         return;
     }
-    if (ll->flags & PD_BAD)
+    if ((ll->flags & PD_BAD) || pd_log_is_closed(log) || (s.seal && !pd_budget(c, l, 1)))
         return;
     if (!s.seal || s.start > log->chain.n || pd_stage_find(c, index)) {
         add_piece(c, l, index, &s);

@@ -20,9 +20,11 @@ static bool is_live(const pd_core *c, uint16_t link) {
 /* ---- what a link is sent ---- */
 
 bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t index) {
-    if (l->compare || l->observer)
+    bool own = pd_is_own(c, index);
+    const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
+    if (l->compare || l->observer || (own && log->v.void_at != PD_VOID_NEVER))
         return false;
-    return (l->log[index].flags & PD_EAGER) || (c->view.mesh && pd_is_own(c, index));
+    return (l->log[index].flags & PD_EAGER) || (c->view.mesh && own);
 }
 
 void pd_tree_due(pd_core *c, pd_link *l, uint32_t index) {
@@ -286,7 +288,8 @@ static void lost(pd_core *c, pd_link *l, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
     uint64_t goal = log->chain.n; /* what only the lost peer told of is not known to be anywhere */
     bool ours = log->parent == pd_link_index(c, l);
-    for (unsigned k = 0; k < PD_LINKS_MAX; k++)
+    bool closed = pd_log_is_closed(log);
+    for (unsigned k = 0; k < PD_LINKS_MAX && !closed; k++)
         if (&c->link[k] != l && c->link[k].session && pd_link_live(&c->link[k]) &&
             c->link[k].log[index].peer > goal)
             goal = c->link[k].log[index].peer;
@@ -304,7 +307,7 @@ static void lost(pd_core *c, pd_link *l, uint32_t index) {
     if (!ours)
         return;
     log->parent = PD_NONE;
-    if (c->view.mesh || c->conf.observer)
+    if (c->view.mesh || c->conf.observer || closed)
         return;
     pd_link *other = foster(c, l, index);
     if (!other)

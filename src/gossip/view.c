@@ -81,7 +81,8 @@ static bool is_candidate(const pd_core *c, uint32_t i, bool anyone) {
     const pd_member *m = &c->member[i];
     bool fresh = !m->left && c->now < m->heard_ms + PD_FRESH_MS;
     return i != c->self && !m->dialing && c->now >= m->dial_ms && place_of(m) &&
-           (fresh || anyone) && !pd_dial_has_session(c, (uint16_t)i);
+           (fresh || anyone) && !pd_score_refuses(c, (uint16_t)i) &&
+           !pd_dial_has_session(c, (uint16_t)i);
 }
 
 /* The k-th candidate, not near a neighbour or near one. */

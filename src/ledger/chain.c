@@ -20,19 +20,24 @@ void pd_chain_init(pd_chain *c, const uint8_t run[32], const pd_author *a, uint8
     pd_hash_end(&h, c->c);
 }
 
-/* C_{j+1} from C_j and a full chunk. */
-static void close_chunk(pd_chain *c, uint64_t j, const uint8_t chunk[PD_CHUNK_BYTES]) {
+/* C_{j+1} from C_j and the hash of a full chunk. */
+static void close_chunk(pd_chain *c, uint64_t j, const uint8_t inner[32]) {
     static const char tag[] = "peerd.chunk.v1";
-    uint8_t index[8], inner[32];
+    uint8_t index[8];
     pd_store64(index, j);
-    pd_hash256(chunk, PD_CHUNK_BYTES, inner);
     pd_hash h;
     pd_hash_init(&h);
     pd_hash_add(&h, tag, sizeof tag - 1);
     pd_hash_add(&h, c->c, 32);
     pd_hash_add(&h, index, sizeof index);
-    pd_hash_add(&h, inner, sizeof inner);
+    pd_hash_add(&h, inner, 32);
     pd_hash_end(&h, c->c);
+}
+
+void pd_chain_add_hash(pd_chain *c, const uint8_t inner[32]) {
+    assert(c->n % PD_CHUNK_BYTES == 0);
+    close_chunk(c, c->n / PD_CHUNK_BYTES, inner);
+    c->n += PD_CHUNK_BYTES;
 }
 
 void pd_chain_add(pd_chain *c, const uint8_t *bytes, size_t n) {
@@ -44,8 +49,11 @@ void pd_chain_add(pd_chain *c, const uint8_t *bytes, size_t n) {
             memcpy(c->tail + at, bytes, take);
             chunk = c->tail;
         }
-        if (take == room)
-            close_chunk(c, c->n / PD_CHUNK_BYTES, chunk);
+        if (take == room) {
+            uint8_t inner[32];
+            pd_hash256(chunk, PD_CHUNK_BYTES, inner);
+            close_chunk(c, c->n / PD_CHUNK_BYTES, inner);
+        }
         c->n += take;
         bytes += take;
         n -= take;

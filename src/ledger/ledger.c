@@ -15,6 +15,7 @@ typedef struct stream {
 
 typedef struct log {
     pd_author author;
+    uint64_t void_at;
     stream s[PD_STREAMS];
 } log;
 
@@ -100,7 +101,7 @@ pd_err pd_ledger_author(pd_ledger *l, const pd_author *a, uint32_t *index) {
     } else if (!grow_slots(l) || !grow_logs(l)) {
         e = pd_fail(PD_ENOMEM, "no memory for author %u of the ledger", l->n);
     } else {
-        l->logs[l->n] = (log){.author = *a};
+        l->logs[l->n] = (log){.author = *a, .void_at = PD_VOID_NEVER};
         *index = l->n++;
         *slot_of(l, a) = l->n;
     }
@@ -131,6 +132,7 @@ bool pd_ledger_info(pd_ledger *l, uint32_t index, pd_log_info *out) {
     if (there) {
         const log *from = &l->logs[index];
         out->author = from->author;
+        out->void_at = from->void_at;
         for (int s = 0; s < PD_STREAMS; s++) {
             out->n[s] = from->s[s].n;
             memcpy(out->seal[s], from->s[s].seal, 64);
@@ -138,6 +140,22 @@ bool pd_ledger_info(pd_ledger *l, uint32_t index, pd_log_info *out) {
     }
     pthread_mutex_unlock(&l->lock);
     return there;
+}
+
+/* ---- what counts ---- */
+
+static uint64_t counted(const log *l) {
+    uint64_t n = l->s[PD_STREAM_GRADIENTS].n;
+    return n < l->void_at ? n : l->void_at;
+}
+
+void pd_ledger_void(pd_ledger *l, uint32_t index, uint64_t void_at) {
+    pthread_mutex_lock(&l->lock);
+    assert(index < l->n);
+    l->records -= counted(&l->logs[index]);
+    l->logs[index].void_at = void_at;
+    l->records += counted(&l->logs[index]);
+    pthread_mutex_unlock(&l->lock);
 }
 
 /* ---- bytes ---- */
@@ -171,11 +189,11 @@ pd_err pd_ledger_append(pd_ledger *l, uint32_t index, uint8_t stream_id, uint64_
         e = pd_fail(PD_ENOMEM, "no memory for %llu bytes of a log", (unsigned long long)(from + n));
     else if (from + n > held) { /* what is held already keeps its seal, which covers more */
         uint64_t skip = held - from;
+        l->records -= counted(&l->logs[index]);
         memcpy(s->bytes + held, bytes + skip, n - skip);
         memcpy(s->seal, seal, 64);
         s->n = from + n;
-        if (stream_id == PD_STREAM_GRADIENTS)
-            l->records += s->n - held;
+        l->records += counted(&l->logs[index]);
     }
     pthread_mutex_unlock(&l->lock);
     return e;

@@ -110,8 +110,9 @@ void pd_replay_of(const pd_manifest *m, pd_replay *out) {
     out->unit_bits = m->unit_bits;
 }
 
-void pd_replay_fold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author,
-                    uint64_t from, const uint8_t *bytes, size_t n) {
+/* sign as in apply. */
+static void fold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author, uint64_t from,
+                 const uint8_t *bytes, size_t n, uint32_t sign) {
     uint8_t seeds[PD_REPLAY_FUSED][32];
     int64_t q[PD_REPLAY_FUSED];
     for (size_t done = 0; done < n;) {
@@ -123,6 +124,16 @@ void pd_replay_fold(const pd_replay *r, int32_t *a, size_t d, const pd_author *a
             if (q[k] != 0)
                 pd_direction_seed(r->run, author, step, seeds[k++]);
         }
-        pd_replay_apply(a, d, (const uint8_t(*)[32])seeds, q, k);
+        apply(a, d, (const uint8_t(*)[32])seeds, q, k, sign);
     }
+}
+
+void pd_replay_fold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author,
+                    uint64_t from, const uint8_t *bytes, size_t n) {
+    fold(r, a, d, author, from, bytes, n, 1);
+}
+
+void pd_replay_unfold(const pd_replay *r, int32_t *a, size_t d, const pd_author *author,
+                      uint64_t from, const uint8_t *bytes, size_t n) {
+    fold(r, a, d, author, from, bytes, n, UINT32_MAX);
 }

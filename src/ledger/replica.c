@@ -51,28 +51,61 @@ static size_t settle(pd_replica *r, uint32_t index, const uint8_t *bytes, size_t
     return k;
 }
 
+static size_t smaller(uint64_t a, uint64_t b, size_t c) {
+    uint64_t least = a < b ? a : b;
+    return least < c ? (size_t)least : c;
+}
+
+/* Author i up to `end`. */
+static pd_err fold_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uint64_t most,
+                      uint64_t *folded) {
+    uint8_t bytes[PIECE];
+    while (*folded < most && r->n[i] < end) {
+        size_t n = smaller(most - *folded, end - r->n[i], PIECE);
+        bool same;
+        n = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, r->n[i], bytes, n);
+        size_t settled = settle(r, i, bytes, n, &same);
+        if (!same)
+            return pd_fail(PD_EMISMATCH, "the ledger holds other bytes of this node than it made");
+        pd_replay_fold(&r->replay, r->a, r->d, &r->author[i], r->n[i] + settled, bytes + settled,
+                       n - settled);
+        r->n[i] += n;
+        r->records += n;
+        *folded += n;
+    }
+    return PD_OK;
+}
+
+/* Author i down to `end`: its records from there on have become void. */
+static void take_back_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uint64_t most,
+                         uint64_t *folded) {
+    uint8_t bytes[PIECE];
+    while (*folded < most && r->n[i] > end) {
+        size_t n = smaller(most - *folded, r->n[i] - end, PIECE);
+        uint64_t from = r->n[i] - n;
+        size_t got = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, from, bytes, n);
+        assert(got == n); /* a ledger never shrinks */
+        pd_replay_unfold(&r->replay, r->a, r->d, &r->author[i], from, bytes, got);
+        r->n[i] = from;
+        r->records -= n;
+        *folded += n;
+    }
+}
+
 pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, uint64_t *folded) {
     pd_err e = learn_authors(r, l);
     *folded = 0;
     for (uint32_t i = 0; i < r->n_authors && !e; i++) {
-        uint8_t bytes[PIECE];
-        size_t n;
-        while (*folded < most &&
-               (n = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, r->n[i], bytes,
-                                   most - *folded < PIECE ? (size_t)(most - *folded) : PIECE)) >
-                   0) {
-            bool same;
-            size_t settled = settle(r, i, bytes, n, &same);
-            if (!same)
-                return pd_fail(PD_EMISMATCH,
-                               "the ledger holds other bytes of this node than it made");
-            pd_replay_fold(&r->replay, r->a, r->d, &r->author[i], r->n[i] + settled,
-                           bytes + settled, n - settled);
-            r->n[i] += n;
-            r->records += n;
-            *folded += n;
-        }
+        pd_log_info info;
+        if (!pd_ledger_info(l, i, &info))
+            continue;
+        uint64_t n = info.n[PD_STREAM_GRADIENTS], end = n < info.void_at ? n : info.void_at;
+        if (i == r->own) /* what waits for its seal stands behind what is sealed: it goes first */
+            pd_replica_take_back(r, info.void_at);
+        take_back_to(r, l, i, end, most, folded);
+        e = fold_to(r, l, i, end, most, folded);
     }
+    r->changes += *folded;
     return e;
 }
 
@@ -137,8 +170,12 @@ pd_err pd_replica_restore(pd_replica *r, pd_ledger *l, const int32_t *a, const p
     for (uint32_t k = 0; k < count && !e; k++) {
         pd_log_info info;
         e = pd_ledger_author(l, &authors[k], &index[k]);
-        if (!e && pd_ledger_info(l, index[k], &info) && info.n[PD_STREAM_GRADIENTS] < n[k])
+        if (e || !pd_ledger_info(l, index[k], &info))
+            continue;
+        if (info.n[PD_STREAM_GRADIENTS] < n[k])
             e = pd_fail(PD_EMISMATCH, "the checkpoint holds records that the log does not");
+        else if (info.void_at < n[k])
+            e = pd_fail(PD_EMISMATCH, "the checkpoint holds records that do not count any more");
     }
     if (!e)
         e = learn_authors(r, l);
@@ -148,6 +185,7 @@ pd_err pd_replica_restore(pd_replica *r, pd_ledger *l, const int32_t *a, const p
     memset(r->n, 0, sizeof r->n);
     r->records = 0;
     r->n_pending = 0;
+    r->changes++;
     for (uint32_t k = 0; k < count; k++) {
         r->n[index[k]] = n[k];
         r->records += n[k];

@@ -46,6 +46,14 @@ static void take(pd_node *n, const pd_action *a) {
         pd_trainer_wake(n->trainer);
 }
 
+/* Replay takes back what does not count any more; the store follows. */
+static void set_void(pd_node *n, const pd_action *a) {
+    uint32_t index;
+    if (pd_ledger_author(n->site->ledger, &a->author, &index) == PD_OK)
+        pd_ledger_void(n->site->ledger, index, a->at);
+    pd_trainer_wake(n->trainer);
+}
+
 static void store(pd_node *n, const pd_action *a) {
     if (!a->own) {
         take(n, a);
@@ -96,6 +104,12 @@ void pd_node_act(pd_node *n, const pd_action *a) {
     case PD_ACT_ALLOW:
         if (pd_net_allow(n->net, a->key) != PD_OK)
             pd_warn("a member cannot be admitted: %s", pd_fail_text());
+        break;
+    case PD_ACT_DENY:
+        pd_net_deny(n->net, a->key);
+        break;
+    case PD_ACT_VOID:
+        set_void(n, a);
         break;
     case PD_ACT_STORE:
         store(n, a);

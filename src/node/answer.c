@@ -27,7 +27,7 @@ static uint32_t places_taken(const pd_node *n) {
     uint32_t taken = 1;
     pd_peer_status p;
     for (uint32_t i = 0; pd_core_peer_get(n->core, pd_clock_ms(), i, &p); i++)
-        taken += p.member != PD_MEMBER_LEFT;
+        taken += p.member < PD_MEMBER_LEFT;
     return taken;
 }
 
@@ -250,6 +250,8 @@ static const pd_control_entry table[] = {
     {"invite", invite},
     {"join", join},
     {"leave", leave},
+    {"ban", pd_answer_ban},
+    {"rotate", pd_answer_rotate},
     {"pause", pause_it},
     {"resume", resume},
     {"verify", pd_answer_verify},

@@ -17,6 +17,9 @@ pd_control_handler pd_answer_members, pd_answer_log;
 /* answer_health.c */
 pd_control_handler pd_answer_health;
 
+/* answer_ban.c */
+pd_control_handler pd_answer_ban, pd_answer_rotate;
+
 /* question.c: answered by the trainer's thread. */
 pd_control_handler pd_answer_verify, pd_answer_export;
 /* answer_store.c: answered by the store's thread. */

@@ -108,12 +108,16 @@ static double copies(const pd_node *n, const pd_core_status *c) {
 }
 
 static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply) {
-    uint64_t held = pd_ledger_records(n->site->ledger), news = held - n->records_before;
+    uint64_t held = pd_ledger_records(n->site->ledger),
+             news = held > n->records_before ? held - n->records_before : 0;
     double wire = (double)(c->bytes_in + c->bytes_out) +
                   FRAME_OVERHEAD * (double)(c->frames_in + c->frames_out);
     pd_addr listen = pd_net_listening(n->net);
     pd_json_count(reply, "records", c->records);
     pd_json_count(reply, "missing", c->missing);
+    pd_json_count(reply, "void_records", c->voids);
+    pd_json_count(reply, "forks", c->forks);
+    pd_json_count(reply, "banned", c->banned);
     pd_json_count(reply, "members", c->members);
     pd_json_count(reply, "links", c->links);
     pd_json_count(reply, "bytes_in", c->bytes_in);
@@ -139,7 +143,7 @@ static void add_traffic(const pd_node *n, const pd_core_status *c, cJSON *reply)
 /* ---- peers ---- */
 
 const char *pd_answer_member(pd_member_state m) {
-    static const char *const names[] = {"here", "away", "gone", "left"};
+    static const char *const names[] = {"here", "away", "gone", "left", "banned"};
     return names[m];
 }
 
@@ -179,6 +183,8 @@ static cJSON *peer_of(const peer *p) {
     cJSON_AddBoolToObject(j, "outbound", p->s.outbound);
     cJSON_AddStringToObject(j, "link_why", is_linked(&p->s) ? "" : p->why);
     pd_json_count(j, "records", p->s.records);
+    pd_json_count(j, "void_records", p->s.voids);
+    cJSON_AddNumberToObject(j, "score", p->s.score);
     pd_json_count(j, "missing", p->s.missing);
     pd_json_count(j, "behind", p->s.behind);
     pd_json_count(j, "bytes_in", p->s.bytes_in);

@@ -183,6 +183,8 @@ static void carry_out(joiner *j, const pd_action *a) {
         fail(j, PD_EBUSY, a->text);
         break;
     case PD_ACT_ALLOW: /* it listens nowhere and makes no record */
+    case PD_ACT_DENY:
+    case PD_ACT_VOID: /* the first start finds it again */
     case PD_ACT_SPEAK:
     case PD_ACT_INVITE_USED:
         break;

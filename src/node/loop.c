@@ -292,7 +292,11 @@ static pd_err open_core(pd_node *n) {
     if (!n->arena)
         return pd_fail(PD_ENOMEM, "no memory for the gossip core (%zu bytes)", bytes);
     n->core_ms = pd_clock_ms();
-    return pd_core_open(&conf, &crypto, &log, n->core_ms, n->arena, bytes, &n->core);
+    pd_err e = pd_core_open(&conf, &crypto, &log, n->core_ms, n->arena, bytes, &n->core);
+    pd_log_info info;
+    for (uint32_t i = 0; !e && pd_ledger_info(s->ledger, i, &info); i++)
+        pd_ledger_void(s->ledger, i, pd_core_void_at(n->core, &info.author));
+    return e;
 }
 
 static pd_err open_net(pd_node *n) {

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { RECORD_ROOM = PD_EVIDENCE_MAX + 8 }; /* any one record */
+
 uint64_t pd_records_foreign(pd_ledger *l, const uint8_t own[32]) {
     uint64_t sum = 0;
     pd_log_info info;
@@ -28,6 +30,19 @@ static void tell_addrs(const pd_control *rec, char *out, size_t room) {
         snprintf(out, room, "cannot be dialled");
 }
 
+static void tell_evidence(const pd_control *rec, pd_told *out) {
+    pd_evidence e;
+    char key[65];
+    if (pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK) {
+        snprintf(out->text, sizeof out->text, "%zu bytes that prove nothing", rec->proof_size);
+        return;
+    }
+    pd_hex(e.author.key, 32, key);
+    snprintf(out->text, sizeof out->text, "%s signed two %s logs of incarnation %u, from %llu on",
+             key, e.stream == PD_STREAM_CONTROL ? "control" : "gradient", e.author.inc,
+             (unsigned long long)e.step);
+}
+
 static void tell(const pd_control *rec, pd_told *out) {
     char key[65], addrs[PD_ADDRS_MAX * (PD_ADDR_TEXT + 1)];
     switch (rec->kind) {
@@ -46,6 +61,26 @@ static void tell(const pd_control *rec, pd_told *out) {
         out->kind = "leave";
         snprintf(out->text, sizeof out->text, "after %llu records", (unsigned long long)rec->step);
         break;
+    case PD_RECORD_EVIDENCE:
+        out->kind = "evidence";
+        tell_evidence(rec, out);
+        break;
+    case PD_RECORD_BAN:
+        out->kind = "ban";
+        pd_hex(rec->subject, 32, key);
+        snprintf(out->text, sizeof out->text, "%s from record %llu of incarnation %u on", key,
+                 (unsigned long long)rec->step, rec->inc);
+        break;
+    case PD_RECORD_ROTATE:
+        out->kind = "rotate";
+        memcpy(out->subject, rec->subject, 32);
+        pd_hex(rec->subject, 32, key);
+        snprintf(out->text, sizeof out->text, "%s after %llu records", key,
+                 (unsigned long long)rec->step);
+        break;
+    case PD_RECORD_BEACON:
+        out->kind = "beacon";
+        break;
     default:
         out->kind = "other";
         snprintf(out->text, sizeof out->text, "kind %u, which this version does not read",
@@ -58,7 +93,7 @@ static void tell(const pd_control *rec, pd_told *out) {
 
 void pd_records_control(pd_ledger *l, uint32_t index, void (*fn)(void *ctx, const pd_told *t),
                         void *ctx) {
-    uint8_t buf[2 * PD_RECORD_MAX];
+    uint8_t buf[RECORD_ROOM];
     uint64_t at = 0;
     for (;;) {
         size_t n = pd_ledger_read(l, index, PD_STREAM_CONTROL, at, buf, sizeof buf), used = 0;

@@ -18,7 +18,7 @@ enum { PD_RECORDS_TEXT = 320 };
 typedef struct pd_told {
     uint64_t at; /* where it begins in the log, bytes */
     const char *kind;
-    uint8_t subject[32]; /* member: who is admitted; else zero */
+    uint8_t subject[32]; /* member, rotate: who is admitted; else zero */
     char text[PD_RECORDS_TEXT];
 } pd_told;
 
@@ -26,7 +26,7 @@ typedef struct pd_told {
 void pd_records_control(pd_ledger *l, uint32_t index, void (*fn)(void *ctx, const pd_told *t),
                         void *ctx);
 
-/* Who admitted whom, by the MEMBER records; of several, the lowest key. */
+/* Who admitted whom, by the MEMBER and ROTATE records; of several, the lowest key. */
 typedef struct pd_admission {
     uint8_t subject[32], inviter[32];
 } pd_admission;

@@ -2,6 +2,7 @@
 #include "site.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
+#include "rotate.h"
 
 #include <ifaddrs.h>
 #include <math.h>
@@ -111,6 +112,8 @@ static pd_err open_ledger(pd_site *s) {
         e = read_incarnation(s);
     if (!e && report.own_cut)
         e = next_incarnation(s);
+    if (!e)
+        e = pd_site_finish_rotation(s);
     if (e)
         return e;
     s->restored = pd_store_restored(s->store);

@@ -51,7 +51,7 @@ struct pd_trainer {
     bool behind;        /* the ledger holds more than was folded */
     uint64_t core_step; /* where the core stood when it refused a record */
     uint32_t rising;
-    uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_records, checkpoint_records;
+    uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_changes, checkpoint_changes;
 };
 
 /* ---- what stands still: held-out loss, digest, checkpoint ---- */
@@ -102,7 +102,7 @@ static void evaluate(pd_trainer *t) {
 static void publish(pd_trainer *t, bool now) {
     uint64_t ms = pd_clock_ms();
     pd_replica *r = t->conf.replica;
-    bool changed = r->records != t->digest_records;
+    bool changed = r->changes != t->digest_changes;
     if (changed && (now || ms >= t->digest_due_ms)) {
         uint8_t digest[PD_DIGEST_BYTES];
         pd_replica_sealed(r, t->sealed, digest);
@@ -110,14 +110,14 @@ static void publish(pd_trainer *t, bool now) {
         memcpy(t->status.digest, digest, sizeof digest);
         t->status.records = r->records;
         pthread_mutex_unlock(&t->lock);
-        t->digest_records = r->records;
+        t->digest_changes = r->changes;
         t->digest_due_ms = ms + DIGEST_MS;
     }
-    if (r->records != t->checkpoint_records && (now || ms >= t->checkpoint_due_ms)) {
+    if (r->changes != t->checkpoint_changes && (now || ms >= t->checkpoint_due_ms)) {
         uint8_t digest[PD_DIGEST_BYTES];
         pd_replica_sealed(r, t->sealed, digest);
         t->conf.hooks.checkpoint(t->conf.hooks.ctx, r, t->sealed, digest);
-        t->checkpoint_records = r->records;
+        t->checkpoint_changes = r->changes;
         t->checkpoint_due_ms = ms + CHECKPOINT_MS;
     }
 }
@@ -290,7 +290,7 @@ static void *run(void *arg) {
     publish(t, true);
     evaluate(t);
     while (!take_orders(t, &may)) {
-        uint64_t before = r->records;
+        uint64_t before = r->changes;
         follow(t);
         bool more = r->own == UINT32_MAX || pd_replica_next_step(r) < t->conf.records;
         may = may && in_step(t);
@@ -307,11 +307,11 @@ static void *run(void *arg) {
             else
                 wait_for_news(t, t->due_ms - ms < WAIT_MS ? t->due_ms - ms : WAIT_MS);
         } else {
-            bool still = r->records == before && r->n_pending == 0;
+            bool still = r->changes == before && r->n_pending == 0;
             quiet_ms = still ? quiet_ms ? quiet_ms : pd_clock_ms() : 0;
             if (still && t->status.held_at != r->records && pd_clock_ms() - quiet_ms >= QUIET_MS)
                 evaluate(t); /* the end, or a pause: what stands now */
-            if (r->records == before)
+            if (r->changes == before)
                 wait_for_news(t, WAIT_MS);
         }
         if (t->rising >= RISING_MOST && !was_rising)
@@ -353,7 +353,8 @@ static pd_err prepare(pd_trainer *t) {
         t->order[i] = t->conf.train.index ? t->conf.train.index[i] : (uint32_t)i;
     t->at = n;
     pd_replica_sealed(t->conf.replica, t->sealed, t->status.digest);
-    t->digest_records = t->checkpoint_records = t->status.records = t->conf.replica->records;
+    t->digest_changes = t->checkpoint_changes = t->conf.replica->changes;
+    t->status.records = t->conf.replica->records;
     return PD_OK;
 }
 

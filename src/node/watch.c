@@ -104,7 +104,7 @@ static void say_member(const pd_watched *p, const pd_peer_status *now) {
         return;
     switch (now->member) {
     case PD_MEMBER_HERE:
-        if (was == PD_MEMBER_LEFT)
+        if (was == PD_MEMBER_LEFT || was == PD_MEMBER_BANNED)
             pd_info("%s is in the run again", name);
         else
             pd_info("%s is here again, after %llu min of silence", name, quiet_min);
@@ -118,6 +118,8 @@ static void say_member(const pd_watched *p, const pd_peer_status *now) {
         break;
     case PD_MEMBER_LEFT:
         pd_info("%s has left the run: it said goodbye for good", name);
+        break;
+    case PD_MEMBER_BANNED: /* the core says so, and why */
         break;
     }
 }

@@ -94,22 +94,37 @@ static bool differ(char *why, size_t room, const char *text, const node *n) {
     return false;
 }
 
-static bool same_logs(const node *a, node *b) {
+static bool same_logs(const mesh *m, const node *a, node *b) {
     for (uint32_t i = 0; i < a->n_logs; i++) {
         const slog *l = &a->logs[i];
         slog *o = node_log(b, &l->author, l->stream, false);
-        if (l->n != (o ? o->n : 0) || (l->n && memcmp(l->bytes, o->bytes, l->n)))
+        bool forked = evil_is_forked(m, &l->author, l->stream);
+        uint64_t n = forked ? evil_counts(a, l) : l->n;
+        if (!pd_core_is_member(a->core, l->author.key)) /* perhaps others never heard of it */
+            continue;
+        if (n != (!o ? 0 : forked ? evil_counts(b, o) : o->n) || (n && memcmp(l->bytes, o->bytes, n)))
             return false;
     }
     return true;
 }
 
+/* What the members that stay have to agree on. */
+static uint32_t members_left(const mesh *m) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->n_nodes; i++)
+        n += evil_is_in(m, i);
+    return n;
+}
+
 bool mesh_converged(mesh *m, char *why, size_t room) {
     uint8_t first[16], digest[16];
     pd_core_status s0, s;
-    uint32_t least = m->n_nodes <= PD_MESH_MAX ? m->n_nodes - 1 : 4; /* L4 */
+    uint32_t others = members_left(m) - 1;
+    uint32_t least = m->n_nodes <= PD_MESH_MAX ? others : 4; /* L4 */
     for (uint32_t i = 0; i < m->n_nodes; i++) {
         node *n = &m->nodes[i];
+        if (m->bans && m->nodes[0].core && n->member && !evil_is_in(m, i))
+            continue; /* banned, or invited by who was */
         if (!n->core || !n->member)
             return differ(why, room, "is not running", n);
         pd_core_status_get(n->core, m->now, &s);
@@ -120,13 +135,14 @@ bool mesh_converged(mesh *m, char *why, size_t room) {
         }
         if (s.voice != PD_VOICE_SPEAKING || s.unsealed)
             return differ(why, room, "has not spoken all it has", n);
-        if (s.links < least || s.members != m->n_nodes - 1) {
+        if (s.links < least || (!m->bans && s.members != others)) {
             snprintf(why, room, "node %u links %u members %u", i, s.links, s.members);
             return false;
         }
         if (s.missing || s.vv_hash != s0.vv_hash)
             return differ(why, room, "has another version vector", n);
-        if (!same_logs(n, &m->nodes[0]) || !same_logs(&m->nodes[0], n) || memcmp(first, digest, 16))
+        if (!same_logs(m, n, &m->nodes[0]) || !same_logs(m, &m->nodes[0], n) ||
+            memcmp(first, digest, 16))
             return differ(why, room, "has other logs or another digest", n);
         if (n->file_got != FILE_BYTES)
             return differ(why, room, "has not got the whole file", n);
@@ -134,13 +150,13 @@ bool mesh_converged(mesh *m, char *why, size_t room) {
     for (uint32_t i = 0; i < m->n_truths; i++) {
         const truth *t = &m->truths[i];
         slog *l = node_log(&m->nodes[0], &t->author, t->stream, false);
-        if ((l ? l->n : 0) < t->kept) {
+        if (pd_core_is_member(m->nodes[0].core, t->author.key) && (l ? l->n : 0) < t->kept) {
             snprintf(why, room, "L2: an acknowledged record is missing (%llu of %llu)",
                      (unsigned long long)(l ? l->n : 0), (unsigned long long)t->kept);
             return false;
         }
     }
-    return true;
+    return evil_voids_are_right(m, why, room);
 }
 
 mesh *mesh_open(uint64_t seed) {

@@ -3,7 +3,8 @@
  * Everything outside the core is played here: the network (delay, sessions that die with what was
  * in flight, one-way partitions, back-pressure), the store (what is committed survives, the rest
  * does not), crashes, pauses, restored backups, joins by ticket, and a peer that changes bytes it
- * relays.  Chains, seals' layout, codec and replay are the real ones.  A watcher reads every frame
+ * relays, one that
+ * signs two logs, one that is banned.  Chains, seals' layout, codec and replay are the real ones.  A watcher reads every frame
  * and checks what must never happen.
  */
 #ifndef MESH_H
@@ -32,6 +33,7 @@ typedef struct slog { /* one log at one node; bytes [0, durable) survive a crash
     uint8_t *bytes;
     uint64_t n, durable, room;
     uint8_t seal[64], durable_seal[64];
+    uint64_t void_at; /* as the core has said */
 } slog;
 
 typedef struct snapshot {
@@ -55,7 +57,10 @@ typedef struct node {
     pd_identity id;
     uint64_t secret; /* of the cheap signature */
     rng r;
-    bool up, member, left, restored, ever_restored, liar, stopping;
+    bool up, member, left, restored, ever_restored, liar, stopping, banned;
+    bool denied[NODES_MAX]; /* whom its transport refuses */
+    bool two_faced;         /* shows every other node another log of its first incarnation ... */
+    uint64_t fork_at;       /* ... from this step on */
     uint64_t paused_until, disk_full_until, tick_at;
     pd_core *core;
     pd_join *join;
@@ -88,6 +93,7 @@ typedef struct pipe_end {
     uint64_t memb_hash;
     bool hello;
     uint64_t at[LOGS_MAX]; /* end of the last segment, by alias */
+    uint64_t face_at;      /* of the two-faced log, as it leaves */
 } pipe_end;
 
 typedef struct pipe_state {
@@ -131,6 +137,7 @@ struct mesh {
     uint64_t seed, now, seq, trace;
     rng r;
     bool ed25519, faults, quiet;
+    uint32_t bans; /* written so far */
     pd_manifest manifest;
     char manifest_text[PD_MANIFEST_MAX];
     size_t manifest_bytes;
@@ -156,6 +163,19 @@ void mesh_mix(mesh *m, uint64_t v);
 happening *mesh_push(mesh *m, uint64_t at, what kind, uint32_t node);
 bool mesh_pop(mesh *m, happening *out);
 
+/* mesh_evil.c */
+/* What a two-faced node sends instead, in place. */
+void evil_two_faces(mesh *m, node *n, uint64_t session, uint8_t *frame, size_t size);
+/* Is this log one that nobody can agree on behind its fork? */
+bool evil_is_forked(const mesh *m, const pd_author *a, uint8_t stream);
+/* Is the node in the run, as the founder sees it? */
+bool evil_is_in(const mesh *m, uint32_t i);
+/* The founder bans a node; false: not now. */
+bool evil_ban(mesh *m, uint32_t i);
+/* S7: every void is somebody's fault, exactly where it began; the same everywhere. */
+bool evil_voids_are_right(mesh *m, char *why, size_t room);
+uint64_t evil_counts(const node *n, const slog *l); /* bytes of a log that count at a node */
+
 /* net.c */
 void net_dial(mesh *m, node *from, const pd_action *a);
 void net_send(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n);
@@ -180,6 +200,7 @@ void node_restore(mesh *m, node *n);
 void node_stored(mesh *m, node *n, const happening *h);
 slog *node_log(node *n, const pd_author *a, uint8_t stream, bool make);
 void node_digest(mesh *m, const node *n, uint8_t out[16]);
+void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]);
 truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream);
 
 /* a file that every member can serve, to test pieces */

@@ -17,7 +17,7 @@ slog *node_log(node *n, const pd_author *a, uint8_t stream, bool make) {
         return NULL;
     assert(n->n_logs < LOGS_MAX);
     slog *l = &n->logs[n->n_logs++];
-    *l = (slog){.author = *a, .stream = stream};
+    *l = (slog){.author = *a, .stream = stream, .void_at = PD_VOID_NEVER};
     return l;
 }
 
@@ -49,6 +49,8 @@ static node *owner_of(mesh *m, const uint8_t key[32]) {
 /* Someone other than the author took these bytes: from now on they are what the author said, for
  * ever. */
 static void witness(mesh *m, const node *n, const slog *l) {
+    if (evil_is_forked(m, &l->author, l->stream))
+        return;
     truth *t = mesh_truth(m, &l->author, l->stream);
     uint64_t common = t->n < l->n ? t->n : l->n;
     if (common && memcmp(t->bytes, l->bytes, common)) {
@@ -88,7 +90,8 @@ void node_commit(mesh *m, node *n) {
         slog *l = &n->logs[i];
         l->durable = l->n;
         memcpy(l->durable_seal, l->seal, 64);
-        if (l->n && memcmp(l->author.key, n->id.pub, 32) && !n->ever_restored && !n->restored) {
+        if (l->n && memcmp(l->author.key, n->id.pub, 32) && !n->ever_restored && !n->restored &&
+            !n->banned && !evil_is_forked(m, &l->author, l->stream)) {
             truth *t = mesh_truth(m, &l->author, l->stream);
             t->kept = t->kept < l->n ? l->n : t->kept;
         }
@@ -149,6 +152,10 @@ static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
         pd_sign(&n->id, msg, size, sig);
     else
         cheap_sign(n->secret, msg, size, sig);
+}
+
+void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]) {
+    sign(n, msg, size, sig);
 }
 
 static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
@@ -266,6 +273,9 @@ void node_start(mesh *m, node *n) {
         mesh_fail(m, "node %u does not open: %s", n->index, pd_fail_text());
         return;
     }
+    for (uint32_t i = 0; i < n->n_logs; i++)
+        n->logs[i].void_at = pd_core_void_at(n->core, &n->logs[i].author);
+    memset(n->denied, 0, sizeof n->denied);
     n->up = n->member = true;
     n->stopping = false;
     n->tick_at = 0;
@@ -383,6 +393,7 @@ static void send(mesh *m, node *n, const pd_action *a) {
     if (n->core)
         net_watch(m, n, a->session, a->p, a->n);
     size_t size = lie(m, n, a->session, a->p, a->n, frame);
+    evil_two_faces(m, n, a->session, frame, size);
     pipe_end *e = net_end(m, a->session);
     bool clog = n->core && m->faults && rng_percent(&m->r, 2);
     if (e->clogged_until > m->now)
@@ -437,6 +448,14 @@ static bool carry_out(mesh *m, node *n, const pd_action *a) {
         break;
     case PD_ACT_STORE:
         store(m, n, a);
+        break;
+    case PD_ACT_ALLOW:
+    case PD_ACT_DENY:
+        if (owner_of(m, a->key))
+            n->denied[owner_of(m, a->key)->index] = a->kind == PD_ACT_DENY;
+        break;
+    case PD_ACT_VOID:
+        node_log(n, &a->author, PD_STREAM_GRADIENTS, true)->void_at = a->at;
         break;
     case PD_ACT_META:
         n->next_incarnation = (uint32_t)a->at;
@@ -514,6 +533,6 @@ void node_digest(mesh *m, const node *n, uint8_t out[16]) {
     for (uint32_t i = 0; i < n->n_logs; i++)
         if (n->logs[i].stream == PD_STREAM_GRADIENTS && n->logs[i].n)
             pd_replay_fold(&m->replay, a, COORDS, &n->logs[i].author, 0, n->logs[i].bytes,
-                           (size_t)n->logs[i].n);
+                           (size_t)evil_counts(n, &n->logs[i]));
     pd_replay_digest(a, COORDS, out);
 }

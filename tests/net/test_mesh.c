@@ -8,7 +8,8 @@
  *
  * Safety, at every event: S1 one byte a step, S2 persist before send, S3 contiguity, S9 bounds and
  * parsing, S12 what is announced is held, pd_core_check.  After healing: equal version vectors,
- * logs and digests of a real replay, nothing acknowledged lost (S5, S6, L1, L2), everyone linked
+ * logs and digests of a real replay, nothing acknowledged lost (S5, S6, L1, L2), what does not count the same everywhere
+ * and its author's own fault (S7, L9), everyone linked
  * and speaking, the file complete.
  */
 #include "mesh.h"
@@ -29,7 +30,8 @@ enum fault {
     F_SNAPSHOT,
     F_RESTORE,
     F_JOIN,
-    F_STOP
+    F_STOP,
+    F_BAN
 };
 
 enum { BOUND_MS = 900000 };
@@ -93,6 +95,20 @@ static void plan_crash(mesh *m, uint64_t until, uint32_t n) {
     fault_at(m, at + down, F_START, n, 0, 0);
 }
 
+/* Members that break the rules, and one that is put out.  A founder that forgets its ban cannot be told. */
+static void plan_evil(mesh *m, uint64_t until, bool restores) {
+    uint32_t n = m->n_nodes;
+    bool forks = rng_percent(&m->r, 20), bans = rng_percent(&m->r, 20);
+    uint32_t two_faced = (uint32_t)rng_below(&m->r, n), banned = 1 + (uint32_t)rng_below(&m->r, n - 1);
+    uint64_t fork_at = rng_below(&m->r, 60), at = some_time(m, until);
+    if (forks && n > 2 && !restores) {
+        m->nodes[two_faced].two_faced = true;
+        m->nodes[two_faced].fork_at = fork_at;
+    }
+    if (bans && n > 2 && !restores)
+        fault_at(m, at, F_BAN, banned, 0, 0);
+}
+
 /* Swarm testing: each kind of fault is in about half of the runs, since some bugs need the absence
  * of others. */
 static void plan(mesh *m, uint64_t until) {
@@ -129,6 +145,7 @@ static void plan(mesh *m, uint64_t until) {
     if (n > 2 && !restores &&
         rng_percent(&m->r, 30)) /* a restored node whose only peer lies is lost */
         m->nodes[rng_below(&m->r, n)].liar = true;
+    plan_evil(m, until, restores);
 }
 
 static mesh *make(uint64_t seed, bool ed25519) {
@@ -185,8 +202,10 @@ static void try_join(mesh *m, node *n) {
         return;
     fault_at(m, m->now + 15000, F_JOIN, n->index, 0, 0); /* and again if it comes to nothing */
     uint32_t inviter = n->n_logs ? n->ticket_from : (uint32_t)rng_below(&m->r, m->n_nodes);
-    if (n->guest[0] && rng_percent(&m->r, 50))
+    if (n->guest[0] && rng_percent(&m->r, 50) && !m->nodes[n->ticket_from].banned)
         inviter = n->ticket_from;
+    if (m->nodes[inviter].banned)
+        return; /* whom it admits is no member */
     node *from = &m->nodes[inviter];
     if (!n->join && from->core && from->up && from->n_invites < INVITES_MAX)
         node_join(m, n, inviter);
@@ -198,7 +217,7 @@ static void strike(mesh *m, const happening *h) {
         return; /* planned for later, and over too */
     static const char *const name[] = {"reset",    "reset some", "block", "unblock",
                                        "crash",    "start",      "pause", "disk full",
-                                       "snapshot", "restore",    "join",  "stop"};
+                                       "snapshot", "restore",    "join",  "stop", "ban"};
     if (getenv("MESH_NOTES"))
         printf("%8.3f n%u: -- %s\n", (double)m->now / 1000, h->node, name[h->b]);
     switch ((enum fault)h->b) {
@@ -243,6 +262,9 @@ static void strike(mesh *m, const happening *h) {
     case F_JOIN:
         try_join(m, n);
         break;
+    case F_BAN:
+        m->bans += evil_ban(m, n->index);
+        break;
     case F_STOP:
         if (n->core && n->paused_until <= m->now) {
             pd_event e = {.kind = PD_EV_STOP, .leave = h->a};
@@ -271,6 +293,9 @@ static void frame(mesh *m, node *n, const happening *h, bool down) {
         return;
     if (down)
         e->open = false;
+    else if (n->denied[net_other(m, h->a)->node])
+        mesh_fail(m, "S11: node %u takes a frame of node %u, which is banned", n->index,
+                  net_other(m, h->a)->node);
     pd_event ev = {
         .kind = down ? PD_EV_SESSION_DOWN : PD_EV_FRAME, .session = h->a, .p = h->p, .n = h->n};
     node_step(m, n, &ev);

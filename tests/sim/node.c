@@ -189,6 +189,17 @@ static void join(sim *s, node *n) {
     node_step(s, n, &tick);
 }
 
+/* Invitations between a member and the founder, and of how many it is the inviter. */
+static bool may_admit(const sim *s, const node *n) {
+    uint32_t depth = 0, guests = 0;
+    for (const node *m = n; m->index && m->ticket.inviter != NOBODY && depth < PD_INVITE_DEPTH;
+         m = &s->nodes[m->ticket.inviter])
+        depth++;
+    for (uint32_t i = 0; i < s->n_members; i++)
+        guests += s->nodes[i].ticket.inviter == n->index;
+    return n->index == 0 || (depth < PD_INVITE_DEPTH && guests < PD_INVITES_ALL);
+}
+
 /* Whoever invites must not forget it: nobody else could tell that the newcomer was admitted. */
 static bool can_invite(const sim *s, const node *n) {
     bool will_forget = false;
@@ -197,7 +208,7 @@ static bool can_invite(const sim *s, const node *n) {
         will_forget |= f->node == n->index && !f->dropped &&
                        (f->kind == F_RESTORE || f->kind == F_LIE) && s->now < f->end;
     }
-    return n->core && !will_forget && !n->gone && !n->forked;
+    return n->core && !will_forget && !n->gone && !n->forked && may_admit(s, n);
 }
 
 void node_try_join(sim *s, node *n) {

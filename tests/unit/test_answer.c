@@ -67,12 +67,10 @@ static void found_run(const pd_gguf *g, const pd_identity *id, const pd_config *
     ck_ok(pd_site_create(dir, c, id, text, n, NULL, 0, NULL, 0));
 }
 
-/* In the child: make the node's folder and run it. */
-static void run_node(void) {
+/* In the child: make the node's folder. */
+static void make_node(void) {
     pd_identity id;
     pd_gguf *g;
-    pd_site site;
-    pd_run_opts opts = {.records = 1000000, .seal_ms = 200, .quiet = true};
     pd_config c = pd_config_defaults;
     char data[128];
     in_dir(data, "data.jsonl");
@@ -89,10 +87,31 @@ static void run_node(void) {
     pd_identity_new(&id);
     found_run(g, &id, &c);
     pd_gguf_close(g);
+}
+
+/* In the child: run the node of this folder. */
+static void run_node(void) {
+    pd_site site;
+    pd_run_opts opts = {.records = 1000000, .seal_ms = 200, .quiet = true};
     ck_ok(pd_site_open(dir, PD_SITE_DATA, &pd_site_as_set, &site));
     int status = pd_node_run(&site, &opts);
     pd_site_close(&site);
     exit(status);
+}
+
+static void launch(bool make) {
+    fflush(NULL);
+    child = fork();
+    ck_assert(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed check leaves nothing running */
+        if (make)
+            make_node();
+        run_node();
+    }
+    for (int i = 0; i < 300 && !pd_control_runs(dir); i++)
+        pd_sleep_ms(100);
+    ck_assert_msg(pd_control_runs(dir), "the node does not answer");
 }
 
 static void start(void) {
@@ -100,16 +119,7 @@ static void start(void) {
     ck_assert(mkdtemp(dir) != NULL);
     ck_ok(pd_crypto_init());
     setenv("OMP_NUM_THREADS", "1", 1);
-    fflush(NULL);
-    child = fork();
-    ck_assert(child >= 0);
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed check leaves nothing running */
-        run_node();
-    }
-    for (int i = 0; i < 300 && !pd_control_runs(dir); i++)
-        pd_sleep_ms(100);
-    ck_assert_msg(pd_control_runs(dir), "the node does not answer");
+    launch(true);
 }
 
 static int ended(void) {
@@ -382,6 +392,35 @@ static void check_log(void) {
     refused("{\"cmd\": \"journal\", \"after\": -1}", PD_EUSAGE, "after");
 }
 
+/* A key that is passed on: the node ends, and the next start is another key with the same place,
+ * speaking and founder still, its records counted on. */
+static void check_ban_and_rotate(void) {
+    char old[65], next[65], path[128];
+    refused("{\"cmd\": \"ban\"}", PD_EUSAGE, "needs");
+    refused("{\"cmd\": \"ban\", \"member\": \"beta\"}", PD_ENOENT, "no other member");
+    cJSON *r = ask("{\"cmd\": \"rotate\"}");
+    snprintf(old, sizeof old, "%s", cJSON_GetStringValue(at(r, "old")));
+    snprintf(next, sizeof next, "%s", cJSON_GetStringValue(at(r, "key")));
+    cJSON_Delete(r);
+    ck_assert_int_eq(ended(), 0);
+    launch(false);
+    r = ask("{\"cmd\": \"status\"}");
+    ck_assert_str_eq(cJSON_GetStringValue(at(r, "key")), next);
+    ck_assert_str_ne(old, next);
+    for (int i = 0; i < 300 && strcmp(cJSON_GetStringValue(at(r, "state")), "speaking") != 0; i++) {
+        cJSON_Delete(r);
+        pd_sleep_ms(100);
+        r = ask("{\"cmd\": \"status\"}");
+    }
+    ck_assert_str_eq(cJSON_GetStringValue(at(r, "state")), "speaking");
+    ck_assert_str_eq(cJSON_GetStringValue(at(r, "key")), next);
+    cJSON_Delete(r);
+    in_dir(path, "key.next");
+    ck_assert(!pd_file_exists(path));
+    in_dir(path, "key.old");
+    ck_assert(pd_file_exists(path));
+}
+
 START_TEST(a_node_answers_all_that_control_h_promises) {
     start();
     check_status();
@@ -392,6 +431,7 @@ START_TEST(a_node_answers_all_that_control_h_promises) {
     check_health();
     check_ledger();
     refused("{\"cmd\": \"dance\"}", PD_EUSAGE, "dance");
+    check_ban_and_rotate();
     cJSON *r = ask("{\"cmd\": \"leave\"}");
     ck_assert(cJSON_IsTrue(at(r, "leaving")));
     cJSON_Delete(r);

@@ -42,6 +42,13 @@ static const struct {
      "13" "0100000000000000000000000000000000000000000000000000000000000000"
      "02" ZEROS_62 "00" "00" "03616e6e"},
     {{.kind = PD_ITEM_WELCOME, .u.part = {.offset = 0, .total = 300, .bytes = bytes, .count = 2}}, "1400ac02021122"},
+    {{.kind = PD_ITEM_FORKQ, .u.fork = {.log = 3, .n = 2048}}, "1003" "8010"},
+    {{.kind = PD_ITEM_FORKA, .u.fork = {.log = 3, .n = 2048, .head = {9}}},
+     "1103" "8010" "09" "00000000000000000000000000000000000000000000000000000000000000"},
+    {{.kind = PD_ITEM_BRANCHQ, .u.fork = {.log = 3, .j = 2, .offset = 130}}, "170302" "8201"},
+    {{.kind = PD_ITEM_BRANCHA,
+      .u.fork = {.log = 3, .j = 2, .n = 2100, .offset = 130, .total = 133, .bytes = bytes, .count = 3}},
+     "180302" "b410" "8201" "8501" "03" "112233"},
     {{.kind = PD_ITEM_FILEQ, .u.part = {.digest = {7}, .offset = 8, .limit = 9}},
      "15" "07000000000000000000000000000000" "0809"},
     {{.kind = PD_ITEM_FILEA, .u.part = {.digest = {7}, .offset = 8, .total = 11, .bytes = bytes, .count = 3}},
@@ -190,6 +197,14 @@ START_TEST(records_have_their_golden_bytes) {
          "012d" "0102030400000000000000000000000000000000000000000000000000000000" "00" "0201000000000000" "03616e6e"},
         {{.kind = PD_RECORD_ADDR, .n_addrs = 1, .addrs = {{4, {10, 0, 0, 1}, 7433}}, .name = "b"}, "020a01040a000001091d0162"},
         {{.kind = PD_RECORD_LEAVE, .reason = 0, .step = 300}, "030300ac02"},
+        {{.kind = PD_RECORD_EVIDENCE, .proof = (const uint8_t *)"abc", .proof_size = 3}, "0403616263"},
+        {{.kind = PD_RECORD_BAN, .subject = {1, 2, 3, 4}, .inc = 1, .step = 300, .control = 7},
+         "0524" "0102030400000000000000000000000000000000000000000000000000000000" "01ac0207"},
+        {{.kind = PD_RECORD_ROTATE, .subject = {1, 2, 3, 4}, .sig = {5}, .step = 1},
+         "0661" "0102030400000000000000000000000000000000000000000000000000000000" "05"
+         "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+         "00000000000000000000000000000000" "01"},
+        {{.kind = PD_RECORD_BEACON}, "0700"},
     };
     for (size_t i = 0; i < sizeof g / sizeof *g; i++) {
         uint8_t b[256];
@@ -199,6 +214,10 @@ START_TEST(records_have_their_golden_bytes) {
         ck_assert_str_eq(hex, g[i].hex);
         pd_control got;
         ck_assert_int_eq(pd_control_get(b, n, &got), (int)n);
+        if (got.proof) { /* it lies in the bytes that were read */
+            ck_assert_mem_eq(got.proof, g[i].rec.proof, got.proof_size);
+            got.proof = g[i].rec.proof;
+        }
         ck_assert_mem_eq(&got, &g[i].rec, sizeof got);
         for (size_t cut = 0; cut < n; cut++)
             ck_assert_int_eq(pd_control_get(b, cut, &got), 0); /* not whole yet */

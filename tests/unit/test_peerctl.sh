@@ -27,23 +27,26 @@ expect() {
 expect 0 'usage: peerctl' --help
 expect 0 'usage: peerctl' help
 expect 0 'peerctl 0.' --version
-for c in status members log journal doctor invite join leave pause resume verify backup export; do
+for c in status members log journal doctor invite join leave ban rotate pause resume verify backup export; do
     expect 0 'example: peerctl' $c --help
     expect 0 'example: peerctl' help $c
 done
 expect 2 "unknown command 'dance'" dance
 expect 2 'unknown flag --shout' --shout status
 expect 2 'no folder stands after' -d
-for c in status members log journal doctor invite leave pause resume verify; do
+for c in status members log journal doctor invite leave rotate pause resume verify; do
     expect 2 'unknown flag --shout' -d node $c --shout
     expect 2 'one argument too many' -d node $c extra
     expect 2 'name one with -d DIR' $c
     expect 1 'absent is not a node' -d absent $c
 done
-for c in status members log journal invite leave pause resume; do
+for c in status members log journal invite leave rotate pause resume; do
     expect 1 'start it with: peerd run node' -d node $c
     expect 1 'start it with: peerd run node' $c -d node
 done
+expect 2 'an argument is missing' -d node ban
+expect 2 '--from takes' -d node ban --from -1 site-c
+expect 1 'start it with: peerd run node' -d node ban site-c
 expect 2 'not a duration' -d node invite --expires soon
 expect 2 '--reusable takes 1 to 1000' -d node invite --reusable 0
 expect 2 'no ticket is given' -d node join

@@ -127,6 +127,52 @@ START_TEST(any_arrival_gives_the_same_bits) {
 }
 END_TEST
 
+/* What counts is a function of the records and of where each log becomes void, whatever came first
+ * and however often a replica had folded what does not count: evidence falls, and what rested on
+ * void records rises again.
+ */
+START_TEST(any_order_of_records_and_voids_gives_the_same_bits) {
+    for (uint64_t trial = 0; trial < 80; trial++) {
+        pd_rng rng = {trial + 1000};
+        pd_manifest m = manifest((pd_schedule_kind)(trial % 3));
+        set s = random_set(&rng), counted = s;
+        int32_t want[D];
+        uint64_t void_at[AUTHORS], all = 0, folded;
+        pd_ledger *l;
+        pd_replica r;
+        ck_ok(pd_ledger_open(&l));
+        ck_ok(pd_replica_open(&m, &r));
+        for (int round = 0; round < 60; round++) {
+            uint32_t i = pd_rng_below(&rng, AUTHORS), at = index_of(l, &s.author[i]);
+            pd_log_info info;
+            ck_assert(pd_ledger_info(l, at, &info));
+            size_t from = (size_t)info.n[0], to = from + pd_rng_below(&rng, s.n[i] - from + 1);
+            if (pd_rng_below(&rng, 2))
+                deliver(l, &s, i, from, to);
+            else
+                pd_ledger_void(l, at,
+                               pd_rng_below(&rng, 3) ? pd_rng_below(&rng, LOG_MAX) : PD_VOID_NEVER);
+            ck_ok(pd_replica_follow(&r, l, pd_rng_below(&rng, 100), &folded));
+        }
+        for (uint32_t i = 0; i < AUTHORS; i++) {
+            void_at[i] = pd_rng_below(&rng, 2) ? pd_rng_below(&rng, LOG_MAX) : PD_VOID_NEVER;
+            pd_ledger_void(l, index_of(l, &s.author[i]), void_at[i]);
+            deliver(l, &s, i, 0, s.n[i]);
+            counted.n[i] = s.n[i] < void_at[i] ? s.n[i] : (size_t)void_at[i];
+            all += counted.n[i];
+        }
+        follow_all(&r, l);
+        fold_all(&m, &counted, want);
+        ck_assert_uint_eq(r.records, all);
+        ck_assert_uint_eq(pd_ledger_records(l), all);
+        expect(&r, want);
+        ck_assert_mem_eq(r.a, want, sizeof want);
+        pd_replica_close(&r);
+        pd_ledger_close(l);
+    }
+}
+END_TEST
+
 /* At most `most` records a call, and exactly that many while there are more. */
 START_TEST(follows_in_portions) {
     pd_rng rng = {1};
@@ -391,9 +437,51 @@ START_TEST(too_many_authors) {
 }
 END_TEST
 
+/* This node's own log was forked (a copy of it ran): what it still had to say under that name goes
+ * with what does not count, and it can go on as its next incarnation at once.
+ */
+START_TEST(own_bytes_of_a_void_log_are_taken_back) {
+    int32_t want[D];
+    for (uint64_t void_at = 0; void_at < 14; void_at++) {
+        speaker x = speaker_open(void_at);
+        uint64_t folded;
+        say(&x, 10);
+        deliver(x.l, &x.s, 0, 0, 6);
+        follow_all(&x.r, x.l);
+        pd_ledger_void(x.l, x.r.own, void_at);
+        ck_ok(pd_replica_follow(&x.r, x.l, UINT64_MAX, &folded));
+        ck_assert_uint_eq(x.r.n_pending, void_at <= 6 ? 0 : void_at < 10 ? void_at - 6 : 4);
+        ck_ok(pd_replica_own(&x.r, x.l, &x.s.author[1]));
+        want_of(&x, void_at < 6 ? (size_t)void_at : 6, false, want);
+        expect(&x.r, want);
+        ck_assert_mem_eq(x.r.a, want, sizeof want);
+        speaker_close(&x);
+    }
+}
+END_TEST
+
+/* The log it was taken of may have been another branch than the one that is held now: what it holds
+ * beyond the void step cannot be taken back, so it is not begun with.
+ */
+START_TEST(a_checkpoint_of_void_records_is_refused) {
+    speaker x = speaker_open(7);
+    int32_t a[D] = {0};
+    uint64_t n = 100;
+    deliver(x.l, &x.s, 0, 0, LOG_MAX);
+    pd_ledger_void(x.l, x.r.own, 99);
+    ck_assert_int_eq(pd_replica_restore(&x.r, x.l, a, &x.s.author[0], &n, 1), PD_EMISMATCH);
+    pd_ledger_void(x.l, x.r.own, 100);
+    ck_ok(pd_replica_restore(&x.r, x.l, a, &x.s.author[0], &n, 1));
+    speaker_close(&x);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, any_arrival_gives_the_same_bits);
+    tcase_add_test(tc, any_order_of_records_and_voids_gives_the_same_bits);
     tcase_add_test(tc, follows_in_portions);
+    tcase_add_test(tc, own_bytes_of_a_void_log_are_taken_back);
+    tcase_add_test(tc, a_checkpoint_of_void_records_is_refused);
     tcase_add_test(tc, own_bytes_count_once);
     tcase_add_test(tc, sealed_beyond_pending);
     tcase_add_test(tc, take_back);

@@ -253,6 +253,58 @@ START_TEST(follow_stores_what_the_ledger_has) {
 }
 END_TEST
 
+/* A node that starts again counts the same records, before it has heard of anyone: where an
+ * author's records become void is kept with its log, through rollbacks, falls, and what rises
+ * again.
+ */
+START_TEST(void_steps_are_kept) {
+    static const uint64_t steps[] = {70, 12, 0, PD_VOID_NEVER, 99, 5};
+    pd_store_report report;
+    pd_store *s = open_store();
+    pd_ledger *l = load(s, &report), *back;
+    pd_author a = author_of(&other), absent = author_of(&me);
+    uint32_t index, nobody;
+    uint8_t seal[64];
+    bool behind;
+    fill(log_b, 100, 3);
+    seal_of(&other, 0, log_b, 100, seal);
+    ck_assert_int_eq(pd_ledger_author(l, &absent, &nobody), PD_OK); /* has no log, so no row */
+    ck_assert_int_eq(pd_ledger_author(l, &a, &index), PD_OK);
+    pd_ledger_void(l, nobody, 3);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        pd_log_info info;
+        pd_ledger_void(l, index, steps[i]);
+        if (i == 1)
+            ck_assert_int_eq(pd_ledger_append(l, index, 0, 0, log_b, 100, seal), PD_OK);
+        ck_assert_int_eq(pd_store_follow(s, l, &behind), PD_OK);
+        if (i % 2) {
+            pd_store_rollback(s);
+            ck_assert_int_eq(pd_store_follow(s, l, &behind), PD_OK);
+        }
+        ck_assert_int_eq(pd_store_commit(s), PD_OK);
+        pd_store_close(s);
+        s = open_store();
+        back = load(s, &report);
+        bool there = pd_ledger_find(back, &a, &index);
+        ck_assert(there == (i > 0));
+        if (there) {
+            ck_assert(pd_ledger_info(back, index, &info));
+            ck_assert_uint_eq(info.void_at, steps[i]);
+            ck_assert_uint_eq(pd_ledger_records(back), steps[i] < 100 ? steps[i] : 100);
+        }
+        if (i > 0) {
+            pd_ledger_close(l);
+            l = back;
+        } else {
+            pd_ledger_close(back);
+            ck_assert_int_eq(pd_ledger_author(l, &a, &index), PD_OK);
+        }
+    }
+    pd_ledger_close(l);
+    pd_store_close(s);
+}
+END_TEST
+
 /* ---- damage ---- */
 
 /* Turn one byte of the database file where `needle` stands; how often it was found. */
@@ -876,6 +928,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, logs_come_back_in_any_pieces);
     tcase_add_test(tc, other_bytes_for_a_held_step_are_refused);
     tcase_add_test(tc, follow_stores_what_the_ledger_has);
+    tcase_add_test(tc, void_steps_are_kept);
     tcase_add_test(tc, a_damaged_log_is_cut_and_the_rest_is_whole);
     tcase_add_test(tc, appending_to_a_damaged_tail_is_refused);
     tcase_add_test(tc, rot_anywhere_is_survived);

@@ -1,0 +1,40 @@
+/* rotate.c - peerctl rotate: the node's next key. */
+#include "ctl.h"
+
+#include <stdio.h>
+
+int ctl_rotate(ctl *c, int argc, char **argv) {
+    bool json = false, help;
+    const pd_flag flags[] = {
+        CTL_DIR_FLAG(c),
+        {"json", 0, PD_FLAG_SWITCH, &json, 0, 0, NULL, "as one JSON object"},
+        {0},
+    };
+    const pd_command_help text = {
+        "peerctl [-d DIR] rotate [--json]",
+        "Give the node a new key: the old one signs its place over to it, and the node ends. "
+        "Start\n"
+        "it again to go on; what it made stays in the run. Before a key might be known to others;\n"
+        "for a key that is, let another member ban it.",
+        "peerctl -d site-a rotate && peerd run site-a",
+    };
+    size_t n;
+    cJSON *r;
+    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
+    if (!e && help) {
+        pd_flags_help(&text, flags);
+        return 0;
+    }
+    if (!e)
+        e = ctl_ask(c, "rotate", NULL, CTL_QUICK_MS, &r);
+    if (e)
+        return ctl_fail(e);
+    const char *key = ctl_text(r, "key");
+    if (json)
+        ctl_print_json(r);
+    else
+        printf("the next key is %.16s; the node ends, start it again: peerd run %s\n",
+               key ? key : "?", c->dir);
+    cJSON_Delete(r);
+    return 0;
+}
