@@ -100,13 +100,12 @@ static bool by_alias(pd_core *c, pd_link *l, pd_writer *w, uint32_t alias, uint3
         *author = l->by_out[alias];
         return true;
     }
-    for (uint32_t a = 0; a < c->n_authors; a++)
-        if (l->out[a] == PD_NONE) {
-            *author = a;
-            return pd_alias_announce(c, l, w, a);
-        }
-    assert(!"more aliases than authors");
-    return false;
+    uint32_t a = 0;
+    while (l->out[a] != PD_NONE) /* there is one: aliases are as many as authors announced */
+        a++;
+    assert(a < c->n_authors);
+    *author = a;
+    return pd_alias_announce(c, l, w, a);
 }
 
 static bool put_list(pd_core *c, pd_writer *w, pd_item_kind kind, uint8_t flags, uint32_t n) {

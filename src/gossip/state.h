@@ -81,10 +81,12 @@ enum {
     PD_MESH_BACK = 14, /* so few again: back to a mesh; less than PD_MESH_MAX, so that it holds */
     PD_VIEW_LINKS = 6,
     PD_VIEW_LINKS_MAX = 8,
+    PD_VIEW_LINKS_MIN = 4,
     PD_VIEW_OWN = 3,     /* of them dialled by ourselves: nobody else chooses these */
     PD_VIEW_FEW = 2,     /* who has fewer is taken even where there is no place */
     PD_COMPARES_MAX = 4, /* sessions only to compare */
     PD_SURVEY_MS = 5000,
+    PD_FILL_MS = 30000, /* between calls for a link more than the least: places may be rare */
     PD_ROTATE_MS = 1800000, /* +-20 %: one link is replaced by another */
     PD_COMPARE_MS = 300000, /* +-20 %: somebody who is not linked is asked what it holds */
     PD_COMPARE_LASTS_MS = 30000,
