@@ -149,7 +149,7 @@ static void set_alarm(sim *s, node *n) {
     uint64_t wake = n->core ? pd_core_wake(n->core) : pd_join_wake(n->join);
     if (wake == UINT64_MAX)
         return;
-    wake = wake < core_time(s) ? s->now : wake - s->o.epoch_ms;
+    wake = wake < core_time(s) ? s->now : wake - EPOCH_MS - s->o.epoch_ms;
     if (n->tick_at <= s->now || wake < n->tick_at) {
         n->tick_at = wake;
         sim_push(s, wake, W_TICK, n->index);
