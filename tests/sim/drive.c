@@ -207,6 +207,11 @@ static void take_frame(sim *s, node *n, uint64_t session) {
     pd_core_status before, after;
     if (!p)
         return;
+    if (noise) { /* what came before it is to count before it */
+        const pd_event tick = {.kind = PD_EV_TICK};
+        node_step(s, n, &tick);
+        noise = n->core != NULL;
+    }
     if (noise)
         pd_core_status_get(n->core, core_time(s), &before);
     pd_event e = {.kind = PD_EV_FRAME, .session = session, .p = p->bytes, .n = p->n};
