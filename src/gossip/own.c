@@ -275,8 +275,11 @@ static answer compare(pd_core *c, pd_link *l) {
     if (!l->claim_ms || l->claim_n != progress)
         l->claim_ms = c->now;
     l->claim_n = progress;
-    pd_wake_at(c, l->claim_ms + PD_LISTEN_MS);
-    return c->now < l->claim_ms + PD_LISTEN_MS ? NOT_YET : NO_ANSWER;
+    uint64_t end = l->claim_ms + PD_LISTEN_MS;
+    if (c->now >= end) /* to wake for what is past would be to wake at once, again and again */
+        return NO_ANSWER;
+    pd_wake_at(c, end);
+    return NOT_YET;
 }
 
 static uint32_t others(const pd_core *c) {
