@@ -28,7 +28,7 @@ static void fatal(pd_core *c, uint64_t status, const char *why) {
 uint64_t pd_own_seal_ms(const pd_core *c) {
     if (c->conf.seal_ms)
         return c->conf.seal_ms;
-    uint64_t ms = (uint64_t)pd_members_counted(c) * 69 * 1000 / c->conf.seal_bytes_per_s;
+    uint64_t ms = (uint64_t)c->view.counted * 69 * 1000 / c->conf.seal_bytes_per_s;
     return ms < 2000 ? 2000 : ms > 900000 ? 900000 : ms;
 }
 
@@ -55,7 +55,9 @@ static void hand_over(pd_core *c, uint8_t stream) {
 static void seal(pd_core *c, uint8_t stream) {
     pd_pending *p = &c->own.pending[stream];
     assert(p->n > 0 && p->storing == 0);
-    pd_chain chain = own_author(c)->log[stream].chain;
+    pd_chain chain;
+    if (!pd_chain_of(c, c->own.author * PD_STREAMS + stream, &chain))
+        return; /* its last bytes came back from a peer in this step */
     uint8_t msg[PD_SEAL_MESSAGE_BYTES];
     pd_chain_add(&chain, p->bytes, p->n);
     pd_seal_message(&chain, c->conf.run, &own_author(c)->id, stream, msg);
@@ -95,7 +97,13 @@ void pd_own_stored(pd_core *c, const pd_event *e) {
     pd_log *log = &own_author(c)->log[e->stream];
     if (p->storing == 0 || e->at != log->chain.n + p->storing)
         return; /* said twice */
-    pd_chain_add(&log->chain, p->bytes, p->storing);
+    pd_chain chain;
+    bool there = pd_chain_of(c, c->own.author * PD_STREAMS + e->stream, &chain);
+    assert(there); /* nothing else grows a log that the store is at work on */
+    (void)there;
+    pd_chain_add(&chain, p->bytes, p->storing);
+    memcpy(log->chain.c, chain.c, sizeof chain.c);
+    log->chain.n = chain.n;
     memmove(p->bytes, p->bytes + p->storing, p->n - p->storing);
     p->n -= p->storing;
     p->storing = 0;
@@ -105,7 +113,7 @@ void pd_own_stored(pd_core *c, const pd_event *e) {
     log->held = log->chain.n;
     pd_log_grown(c, c->own.author * PD_STREAMS + e->stream, log->chain.n);
     if (e->stream == PD_STREAM_CONTROL)
-        c->fresh = true;
+        c->fresh[c->n_fresh++] = c->own.author * PD_STREAMS + PD_STREAM_CONTROL;
     pd_emit(c, PD_ACT_SPEAK);
 }
 
@@ -135,7 +143,8 @@ bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step) {
     const pd_pending *p = &c->own.pending[PD_STREAM_GRADIENTS];
     *author = a->id;
     *step = a->log[PD_STREAM_GRADIENTS].chain.n + p->n;
-    return c->own.voice == PD_VOICE_SPEAKING && !c->own.conflict && p->n < PD_PENDING_MAX;
+    return c->own.voice == PD_VOICE_SPEAKING && !c->own.conflict && !c->conf.observer &&
+           p->n < PD_PENDING_MAX && *step < PD_LOG_BYTES_MAX;
 }
 
 void pd_own_gradient(pd_core *c, const pd_event *e) {
@@ -215,11 +224,10 @@ void pd_own_conflict(pd_core *c, uint16_t author) {
 
 static uint16_t newest(const pd_core *c) {
     uint16_t best = c->own.author;
-    for (uint32_t i = 0; i < c->n_authors; i++) {
+    for (uint16_t i = c->member[c->self].author; i != PD_NONE; i = c->author[i].next) {
         const pd_author_state *a = &c->author[i];
-        if (a->member == c->self && a->id.inc > c->author[best].id.inc &&
-            (a->log[0].chain.n || a->log[1].chain.n))
-            best = (uint16_t)i;
+        if (a->id.inc > c->author[best].id.inc && (a->log[0].chain.n || a->log[1].chain.n))
+            best = i;
     }
     return best;
 }
@@ -241,11 +249,16 @@ static void next_incarnation(pd_core *c) {
         fatal(c, 1, "this key's 16 incarnations are used up: join with a new key");
         return;
     }
+    uint16_t next = pd_author_get(c, &id);
+    if (next == PD_NONE) {
+        fatal(c, 1, "the tables hold no more authors: raise the number of members");
+        return;
+    }
     for (uint8_t s = 0; s < PD_STREAMS; s++)
         forget_pending(c, s);
     c->own.conflict = false;
     c->own.opened = true;
-    continue_as(c, pd_author_get(c, &id));
+    continue_as(c, next);
 }
 
 /* ---- listen before speaking ---- */
@@ -261,24 +274,22 @@ static answer compare(pd_core *c, pd_link *l) {
         return NO_ANSWER;
     bool claims = false, bad = false;
     uint64_t progress = 0;
-    for (uint32_t log = 0; log < c->n_authors * PD_STREAMS; log++) {
-        if (!pd_is_own(c, log))
-            continue;
-        const pd_stage *st = pd_stage_find(c, log);
-        bool claimed = l->log[log].peer > pd_log_at_index(c, log)->chain.n;
-        claims |= claimed;
-        bad |= claimed && l->log[log].bad;
-        progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
-    }
+    for (uint16_t a = c->member[c->self].author; a != PD_NONE; a = c->author[a].next)
+        for (uint32_t log = (uint32_t)a * PD_STREAMS; log / PD_STREAMS == a; log++) {
+            const pd_stage *st = pd_stage_find(c, log);
+            bool claimed = l->log[log].peer > pd_log_at_index(c, log)->chain.n;
+            claims |= claimed;
+            bad |= claimed && (l->log[log].flags & PD_BAD);
+            progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
+        }
     if (!claims || bad)
         return bad ? NO_ANSWER : COMPARED;
     if (!l->claim_ms || l->claim_n != progress)
         l->claim_ms = c->now;
     l->claim_n = progress;
-    uint64_t end = l->claim_ms + PD_LISTEN_MS;
-    if (c->now >= end) /* to wake for what is past would be to wake at once, again and again */
+    if (c->now >= l->claim_ms + PD_LISTEN_MS)
         return NO_ANSWER;
-    pd_wake_at(c, end);
+    pd_wake_at(c, l->claim_ms + PD_LISTEN_MS);
     return NOT_YET;
 }
 
@@ -293,14 +304,15 @@ static uint32_t others(const pd_core *c) {
  * when they speak; if each waited for the other, neither would.
  */
 static uint32_t within_reach(const pd_core *c) {
-    bool linked[PD_MEMBERS_MAX] = {false};
     uint32_t n = 0;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        if (pd_link_live(&c->link[i]))
-            linked[c->link[i].member] = true;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
+        const pd_link *l = &c->link[i];
+        const pd_member *m = pd_link_live(l) ? &c->member[l->member] : NULL;
+        n += m && !m->left && !m->n_addrs && !m->n_hints;
+    }
     for (uint32_t i = 0; i < c->n_members; i++) {
         const pd_member *m = &c->member[i];
-        n += i != c->self && !m->left && (m->n_addrs || m->n_hints || linked[i]);
+        n += i != c->self && !m->left && (m->n_addrs || m->n_hints);
     }
     return n;
 }
@@ -322,12 +334,11 @@ uint32_t pd_own_heard(const pd_core *c) {
 /* Is every control log that peers told of here and read?  It may name members who know more of us.
  */
 static bool knows_members(const pd_core *c) {
-    for (uint32_t i = 0; i < c->n_authors; i++) {
-        const pd_log *log = &c->author[i].log[PD_STREAM_CONTROL];
-        if (log->goal > log->chain.n || log->held < log->chain.n)
+    uint32_t end = pd_logs(c);
+    for (uint32_t i = pd_set_next(c->lack, 0, end); i < end; i = pd_set_next(c->lack, i + 1, end))
+        if (i % PD_STREAMS == PD_STREAM_CONTROL)
             return false;
-    }
-    return true;
+    return c->n_fresh == 0;
 }
 
 static void listen(pd_core *c) {
