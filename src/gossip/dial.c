@@ -137,7 +137,8 @@ static void partial(pd_core *c, uint32_t n) {
         uint16_t m = at_once || c->now >= c->view.fill_ms ? pd_view_choose(c, false) : PD_NONE;
         if (m == PD_NONE)
             break;
-        c->view.fill_ms = c->now + pd_jitter(c, PD_SURVEY_MS, 50);
+        c->view.fill_ms =
+            c->now + pd_jitter(c, n < PD_VIEW_LINKS_MIN ? PD_SURVEY_MS : PD_FILL_MS, 50);
         dial(c, &c->member[m], false);
         n++;
         own++;

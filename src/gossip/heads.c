@@ -102,13 +102,12 @@ static bool by_alias(pd_core *c, pd_link *l, pd_writer *w, uint32_t alias, uint3
         *author = l->by_out[alias];
         return true;
     }
-    for (uint32_t a = 0; a < c->n_authors; a++)
-        if (l->out[a] == PD_NONE) {
-            *author = a;
-            return pd_alias_announce(c, l, w, a);
-        }
-    assert(!"more aliases than authors");
-    return false;
+    uint32_t a = 0;
+    while (l->out[a] != PD_NONE) /* there is one: aliases are as many as authors announced */
+        a++;
+    assert(a < c->n_authors);
+    *author = a;
+    return pd_alias_announce(c, l, w, a);
 }
 
 static bool put_list(pd_core *c, pd_writer *w, pd_item_kind kind, uint8_t flags, uint32_t n) {
@@ -214,16 +213,23 @@ bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
     return all;
 }
 
+uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone) {
+    if (!l->heads_ms)
+        return PD_NEVER;
+    return l->heads_ms + (alone && c->view.mesh ? PD_LAZY_MESH_MS : 0);
+}
+
 void pd_heads_tick(pd_core *c) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
         if (!pd_link_live(l) || !l->vv_in)
             continue;
-        uint64_t alone = l->sync_ms + PD_SYNC_ALONE_MS - PD_SYNC_MS;
-        l->want |= (l->heads_ms && c->now >= l->heads_ms) || c->now >= alone;
-        if (l->heads_ms > c->now)
-            pd_wake_at(c, l->heads_ms);
-        if (alone > c->now)
-            pd_wake_at(c, alone);
+        uint64_t sync = l->sync_ms + PD_SYNC_ALONE_MS - PD_SYNC_MS,
+                 heads = pd_heads_due(c, l, true);
+        l->want |= c->now >= heads || c->now >= sync;
+        if (heads > c->now)
+            pd_wake_at(c, heads);
+        if (sync > c->now)
+            pd_wake_at(c, sync);
     }
 }

@@ -288,8 +288,10 @@ static answer compare(pd_core *c, pd_link *l) {
     if (!l->claim_ms || l->claim_n != progress)
         l->claim_ms = c->now;
     l->claim_n = progress;
+    if (c->now >= l->claim_ms + PD_LISTEN_MS)
+        return NO_ANSWER;
     pd_wake_at(c, l->claim_ms + PD_LISTEN_MS);
-    return c->now < l->claim_ms + PD_LISTEN_MS ? NOT_YET : NO_ANSWER;
+    return NOT_YET;
 }
 
 static uint32_t others(const pd_core *c) {

@@ -175,7 +175,7 @@ static bool fill(pd_core *c, pd_link *l, pd_writer *w, const uint8_t *empty) {
         return true;
     bool all =
         put_logs(c, l, w, CONTROL_OWN) && put_logs(c, l, w, CONTROL) && put_gradients(c, l, w);
-    if (all && l->heads_ms && c->now >= l->heads_ms)
+    if (all && c->now >= pd_heads_due(c, l, w->p == empty))
         all = pd_heads_put(c, l, w);
     uint64_t due = l->sync_ms + (w->p == empty ? PD_SYNC_ALONE_MS - PD_SYNC_MS : 0);
     if (all && c->now >= due)

@@ -50,7 +50,9 @@ enum {
     PD_BUSY_PERCENT = 40,    /* more than this part of what a 64 kbit/s line carries */
     PD_LAZY_MS = 5000,       /* HEADS wait, +-25 %: most bytes come down a tree */
     PD_LAZY_OBSERVER_MS = 30000,
-    PD_REPAIR_MS = 6000, /* first wait for bytes that should be on their way, until measured */
+    PD_LAZY_MESH_MS = 10000, /* in a mesh they ride on a frame, and go alone only after this:
+                                authors send to everyone themselves */
+    PD_REPAIR_MS = 6000,     /* first wait for bytes that should be on their way, until measured */
     PD_REPAIR_LEAST_MS = 3000,
     PD_REPAIR_MOST_MS = 60000,
     PD_REPAIR_MAX_MS = 300000, /* a repair that brings nothing is tried ever later, up to this */
@@ -82,10 +84,12 @@ enum {
     PD_MESH_BACK = 14, /* so few again: back to a mesh; less than PD_MESH_MAX, so that it holds */
     PD_VIEW_LINKS = 6,
     PD_VIEW_LINKS_MAX = 8,
+    PD_VIEW_LINKS_MIN = 4,
     PD_VIEW_OWN = 3,     /* of them dialled by ourselves: nobody else chooses these */
     PD_VIEW_FEW = 2,     /* who has fewer is taken even where there is no place */
     PD_COMPARES_MAX = 4, /* sessions only to compare */
     PD_SURVEY_MS = 5000,
+    PD_FILL_MS = 30000,     /* between calls for a link more than the least: places may be rare */
     PD_ROTATE_MS = 1800000, /* +-20 %: one link is replaced by another */
     PD_COMPARE_MS = 300000, /* +-20 %: somebody who is not linked is asked what it holds */
     PD_COMPARE_LASTS_MS = 30000,
@@ -468,6 +472,8 @@ void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, 
 /* Put what has to be told of; false: something did not fit. */
 bool pd_heads_put_vv(pd_core *c, pd_link *l, pd_writer *w);
 bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w);
+/* When HEADS of this link leave: on a frame that leaves anyway, or alone; PD_NEVER. */
+uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone);
 void pd_heads_tick(pd_core *c);
 
 /* alias.c */

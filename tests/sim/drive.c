@@ -149,7 +149,7 @@ static void set_alarm(sim *s, node *n) {
     uint64_t wake = n->core ? pd_core_wake(n->core) : pd_join_wake(n->join);
     if (wake == UINT64_MAX)
         return;
-    wake = wake < core_time(s) ? s->now : wake - s->o.epoch_ms;
+    wake = wake < core_time(s) ? s->now : wake - EPOCH_MS - s->o.epoch_ms;
     if (n->tick_at <= s->now || wake < n->tick_at) {
         n->tick_at = wake;
         sim_push(s, wake, W_TICK, n->index);
@@ -207,6 +207,11 @@ static void take_frame(sim *s, node *n, uint64_t session) {
     pd_core_status before, after;
     if (!p)
         return;
+    if (noise) { /* what came before it is to count before it */
+        const pd_event tick = {.kind = PD_EV_TICK};
+        node_step(s, n, &tick);
+        noise = n->core != NULL;
+    }
     if (noise)
         pd_core_status_get(n->core, core_time(s), &before);
     pd_event e = {.kind = PD_EV_FRAME, .session = session, .p = p->bytes, .n = p->n};

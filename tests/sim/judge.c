@@ -64,9 +64,7 @@ static bool node_agrees(sim *s, const node *n, uint32_t links, char *why, size_t
         return false;
     }
     pd_core_status_get(n->core, core_time(s), &st);
-    /* The only one left has nobody to listen to, and says so. */
-    bool alone = links == 0 && st.voice == PD_VOICE_LISTENING;
-    bool speaks = alone || (st.voice == PD_VOICE_SPEAKING && st.unsealed == 0);
+    bool speaks = st.voice == PD_VOICE_SPEAKING && st.unsealed == 0;
     if (!speaks || st.links < links || (st.missing && !s->distrust)) {
         snprintf(why, room, "node %u: voice %d, %u unsealed, %u links of %u, %llu missing",
                  n->index, (int)st.voice, st.unsealed, st.links, links,
@@ -121,6 +119,24 @@ static void judge_digests(sim *s) {
 
 /* ---- the phases ---- */
 
+/* A member whose others are all gone for good listens for ever; its people know, and start it with
+ * solo. */
+static void restart_the_last(sim *s) {
+    pd_rng r = rng_of(s->o.seed, "last", 0);
+    node *last = NULL;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_members; i++)
+        if (s->nodes[i].member && is_live(&s->nodes[i])) {
+            last = &s->nodes[i];
+            n++;
+        }
+    if (n != 1)
+        return;
+    last->solo = true;
+    node_crash(s, last, &r, false);
+    sim_push(s, s->now, W_START, last->index);
+}
+
 static void heal(sim *s) {
     sim_say(s, "-- all faults are over");
     s->healed = true;
@@ -135,6 +151,7 @@ static void heal(sim *s) {
             n->busy_until = s->now;
     }
     disk_forget(s);
+    restart_the_last(s);
     if (BROKEN(s, BROKEN_PROCESS))
         abort();
     for (uint32_t i = 0; BROKEN(s, BROKEN_KEYS) && i < s->n_members; i++)

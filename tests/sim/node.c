@@ -123,6 +123,7 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
                            .n_listen = 1,
                            .stage_bytes = 1 << 16,
                            .seal_ms = s->seal_ms,
+                           .solo = n->solo,
                            .restored = n->restored};
     memcpy(conf->run, s->run, 32);
     memcpy(conf->key, n->id.pub, 32);

@@ -143,7 +143,8 @@ void sim_run(sim *s, uint64_t until) {
             at = h.at;
             since = s->steps;
         } else if (s->steps - since > SPIN_MAX * (uint64_t)s->n_nodes)
-            sim_fail(s, SAFETY, "S9", "the nodes spin without time passing");
+            sim_fail(s, SAFETY, "S9", "node %u spins without time passing (event %d)", h.node,
+                     (int)h.kind);
         s->now = h.at;
         happen(s, &h);
         free(h.p);

@@ -178,6 +178,7 @@ typedef struct node {
     bool up, member, gone, evil_now, forgets; /* forgets: a fault makes its store forget */
     bool restored, spoke, ended;              /* ended: PD_ACT_FATAL */
     bool forked;                              /* more than one process wrote with this key */
+    bool solo;                                /* nobody else is left: it speaks without listening */
     uint64_t busy_until, tick_at, uplink_us, started, commit_at;
     pd_core *core;
     pd_join *join;
@@ -401,10 +402,10 @@ pd_addr node_addr(const node *n);
 void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]);
 
 /* drive.c */
-enum { COMMIT_MS = 1000 };
-/* A core's time: the world's, from a start of its own (S13). */
+enum { COMMIT_MS = 1000, EPOCH_MS = 1000000000 };
+/* A core's time: the world's, behind a start of its own (S13) that is long ago for every wait. */
 static inline uint64_t core_time(const sim *s) {
-    return s->now + s->o.epoch_ms;
+    return s->now + EPOCH_MS + s->o.epoch_ms;
 }
 void node_step(sim *s, node *n, const pd_event *e);
 void node_happen(sim *s, node *n, happening *h);
