@@ -34,8 +34,8 @@ void pd_alias_take(pd_core *c, pd_link *l, uint32_t alias, const pd_author *a) {
         l->missed = true;
         return;
     }
-    pd_stranger *s = stranger(l, alias);
     l->in[alias] = pd_author_get(c, a);
+    pd_stranger *s = stranger(l, alias); /* unless that has made it known */
     if (l->in[alias] != PD_NONE) {
         if (s)
             *s = l->stranger[--l->n_strangers];
