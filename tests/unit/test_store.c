@@ -687,7 +687,7 @@ END_TEST
 
 /* Mounted for this test's process alone: a test that fails leaves nothing behind. */
 static bool small_disk(const char *options) {
-    if (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) == 0 &&
         mount("tmpfs", dir, "tmpfs", 0, options) == 0)
         return true;
     printf("skipped: no small disk can be mounted here (%s)\n", strerror(errno));
