@@ -15,7 +15,7 @@ static void say(cJSON *r, bool json) {
 int ctl_backup(ctl *c, int argc, char **argv) {
     const char *out = NULL;
     char path[PATH_MAX];
-    bool json = false, help;
+    bool json = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"json", 0, PD_FLAG_SWITCH, &json, 0, 0, NULL, "as one JSON object"},
@@ -35,13 +35,10 @@ int ctl_backup(ctl *c, int argc, char **argv) {
         "them what it had said since. Never run two nodes from one key.",
         "peerctl -d site-a backup site-a.backup",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, &out, 1, 1, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, &out, 1, &e))
         return 0;
-    }
     if (!e)
         e = ctl_absolute(out, path);
     if (e)

@@ -20,7 +20,7 @@ static int say(cJSON *r, bool json) {
 int ctl_ban(ctl *c, int argc, char **argv) {
     const char *who = NULL;
     uint64_t from = UINT64_MAX;
-    bool json = false, help;
+    bool json = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"from", 0, PD_FLAG_U64, &from, 0, 9007199254740992.0, "STEP",
@@ -35,13 +35,10 @@ int ctl_ban(ctl *c, int argc, char **argv) {
         "The founder and who invited the member decide alone; of the others it takes three.",
         "peerctl -d site-a ban site-c",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, &who, 1, 1, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, &who, 1, &e))
         return 0;
-    }
     if (e)
         return ctl_fail(e);
     cJSON *q = cJSON_CreateObject();

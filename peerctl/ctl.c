@@ -10,6 +10,16 @@
 #include <string.h>
 #include <unistd.h>
 
+bool ctl_help(int argc, char **argv, const pd_flag *flags, const pd_command_help *text,
+              const char **rest, size_t n, pd_err *e) {
+    bool help;
+    size_t got;
+    *e = pd_flags_parse(argc, argv, flags, rest, n, n, &got, &help);
+    if (!*e && help)
+        pd_flags_help(text, flags);
+    return !*e && help;
+}
+
 int ctl_fail(pd_err e) {
     fprintf(stderr, "peerctl: %s\n", pd_fail_text());
     return pd_err_exit(e);

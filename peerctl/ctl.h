@@ -20,6 +20,11 @@ ctl_command ctl_status, ctl_members, ctl_log, ctl_journal, ctl_doctor, ctl_invit
 #define CTL_DIR_FLAG(c)                                                                            \
     { "dir", 'd', PD_FLAG_TEXT, &(c)->dir, 0, 0, "DIR", "the node's folder ($PEERD_DIR, else .)" }
 
+/* Read a command's flags and its n further words into rest; *e: pd_flags_parse's.  True: help was
+ * asked for, and has been printed. */
+bool ctl_help(int argc, char **argv, const pd_flag *flags, const pd_command_help *text,
+              const char **rest, size_t n, pd_err *e);
+
 /* Print `peerctl: ` and the last pd_fail_text; the exit status. */
 int ctl_fail(pd_err e);
 

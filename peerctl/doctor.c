@@ -73,7 +73,7 @@ static int say_silent(const ctl *c, pd_err e, bool json) {
 }
 
 int ctl_doctor(ctl *c, int argc, char **argv) {
-    bool json = false, quick = false, help;
+    bool json = false, quick = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"quick", 0, PD_FLAG_SWITCH, &quick, 0, 0, NULL, "do not read the whole model file"},
@@ -94,15 +94,12 @@ int ctl_doctor(ctl *c, int argc, char **argv) {
         "  loss       the held-out trend                 clock   for the expiry of invites",
         "peerctl -d site-a doctor",
     };
-    size_t n;
     cJSON *facts[3] = {NULL};
     ctl_check checks[CTL_CHECKS];
     int status;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_dir(c);
     if (e)

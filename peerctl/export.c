@@ -16,7 +16,6 @@ static void say(cJSON *r, const char *out) {
 int ctl_export(ctl *c, int argc, char **argv) {
     const char *format = "peft", *out = NULL;
     char path[PATH_MAX];
-    bool help;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"format", 0, PD_FLAG_TEXT, &format, 0, 0, "FORMAT",
@@ -29,13 +28,10 @@ int ctl_export(ctl *c, int argc, char **argv) {
         "export).",
         "peerctl -d site-a export --format peft adapter",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, &out, 1, 1, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, &out, 1, &e))
         return 0;
-    }
     if (!e && strcmp(format, "peft") != 0 && strcmp(format, "gguf") != 0)
         e = pd_fail(PD_EUSAGE, "--format takes peft or gguf, not '%s'", format);
     if (!e)

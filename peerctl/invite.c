@@ -7,7 +7,6 @@
 int ctl_invite(ctl *c, int argc, char **argv) {
     const char *expires = "24h", *address = NULL;
     uint32_t uses = 1;
-    bool help;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"expires", 0, PD_FLAG_TEXT, &expires, 0, 0, "TIME", "90s, 15m, 24h, 7d; 0: never (24h)"},
@@ -22,14 +21,11 @@ int ctl_invite(ctl *c, int argc, char **argv) {
         "as you would a password. This node must be running when the guest joins.",
         "peerctl -d site-a invite --expires 1h",
     };
-    size_t n;
     uint64_t seconds;
     cJSON *r = NULL;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = pd_duration_parse(expires, &seconds);
     if (e)

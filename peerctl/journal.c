@@ -25,7 +25,7 @@ static pd_err page(ctl *c, double *after) {
 }
 
 int ctl_journal(ctl *c, int argc, char **argv) {
-    bool follow = false, help;
+    bool follow = false;
     double after = 0;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
@@ -39,12 +39,9 @@ int ctl_journal(ctl *c, int argc, char **argv) {
         "change of state, with its reason. The records themselves are in: peerctl log.",
         "peerctl -d site-a journal --follow",
     };
-    size_t n;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = page(c, &after);
     while (!e && follow && fflush(stdout) == 0) {

@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 int ctl_leave(ctl *c, int argc, char **argv) {
-    bool help;
     const pd_flag flags[] = {CTL_DIR_FLAG(c), {0}};
     const pd_command_help text = {
         "peerctl [-d DIR] leave",
@@ -14,13 +13,10 @@ int ctl_leave(ctl *c, int argc, char **argv) {
         "end peerd instead (Ctrl-C or SIGTERM).",
         "peerctl -d site-b leave",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_ask(c, "leave", NULL, CTL_QUICK_MS, &r);
     if (e)

@@ -56,7 +56,7 @@ static pd_err page(ctl *c, const question *q, double where[2], uint64_t *left, b
 
 int ctl_log(ctl *c, int argc, char **argv) {
     question q = {0};
-    bool help, more = true;
+    bool more = true;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"author", 0, PD_FLAG_TEXT, &q.author, 0, 0, "WHO",
@@ -77,13 +77,10 @@ int ctl_log(ctl *c, int argc, char **argv) {
         "What the node says about itself is in: peerctl journal.",
         "peerctl -d site-a log --author shop --from 100 --limit 20",
     };
-    size_t n;
     double where[2] = {0, 0};
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     uint64_t left = q.limit ? q.limit : UINT64_MAX;
     while (!e && more && left && !ferror(stdout))
         e = page(c, &q, where, &left, &more);

@@ -48,7 +48,7 @@ static void print(const cJSON *all) {
 }
 
 int ctl_members(ctl *c, int argc, char **argv) {
-    bool json = false, help;
+    bool json = false;
     double after = 0;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
@@ -59,18 +59,17 @@ int ctl_members(ctl *c, int argc, char **argv) {
         "peerctl [-d DIR] members [--json]",
         "List who is in the run, this node first, the others in the order they were admitted "
         "in.\n\n"
-        "  state       here, away (silent for 15 min), gone (24 h; not counted in N), left, banned\n"
+        "  state       here, away (silent for 15 min), gone (24 h; not counted in N), left, "
+        "banned\n"
         "  records     own records of the member that this node holds\n"
         "  inc         incarnation: how often its log had to begin anew\n"
         "  last heard  ago; `not yet` since this node's start\n"
         "  inviter     who admitted it",
         "peerctl -d site-a members",
     };
-    size_t n;
     cJSON *all = cJSON_CreateArray();
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e)) {
         cJSON_Delete(all);
         return 0;
     }

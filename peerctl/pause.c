@@ -5,15 +5,11 @@
 
 static int turn(ctl *c, int argc, char **argv, const char *cmd, const pd_command_help *text,
                 const char *done) {
-    bool help;
     const pd_flag flags[] = {CTL_DIR_FLAG(c), {0}};
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_ask(c, cmd, NULL, CTL_QUICK_MS, &r);
     if (e)

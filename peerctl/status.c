@@ -179,7 +179,7 @@ void ctl_print_status(const cJSON *r) {
 }
 
 int ctl_status(ctl *c, int argc, char **argv) {
-    bool json = false, help;
+    bool json = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"json", 0, PD_FLAG_SWITCH, &json, 0, 0, NULL, "as one JSON object"},
@@ -195,13 +195,10 @@ int ctl_status(ctl *c, int argc, char **argv) {
         "  B/s      frames of the last ten seconds or so; copies count bytes that came twice",
         "peerctl -d site-a status",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_ask(c, "status", NULL, CTL_QUICK_MS, &r);
     if (e)

@@ -20,7 +20,7 @@ static int say(cJSON *r, bool json) {
 }
 
 int ctl_verify(ctl *c, int argc, char **argv) {
-    bool json = false, help;
+    bool json = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"json", 0, PD_FLAG_SWITCH, &json, 0, 0, NULL, "as one JSON object"},
@@ -33,13 +33,10 @@ int ctl_verify(ctl *c, int argc, char **argv) {
         "node too (peerd verify). Exit status 1 where they differ.",
         "peerctl -d site-a verify",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_dir(c);
     if (e)
