@@ -11,7 +11,8 @@ void pd_dial_soon(pd_core *c, uint64_t ms) {
 }
 
 void pd_dial_start(pd_core *c, pd_member *m) {
-    bool later = memcmp(c->conf.key, m->key, 32) > 0; /* the lower key dials first */
+    /* The lower key dials first; where nobody can dial us there is nothing to wait for. */
+    bool later = c->conf.n_listen && memcmp(c->conf.key, m->key, 32) > 0;
     m->backoff_ms = 0;
     m->dial_ms = c->now + pd_jitter(c, PD_DIAL_MS / 2, 100) + (later ? PD_DIAL_LATER_MS : 0);
     pd_dial_soon(c, m->dial_ms);
