@@ -139,12 +139,13 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
         return;
     }
     if (l->member == c->self) {
-        if (h->nonce != c->nonce) {
+        if (h->nonce < c->nonce) { /* both see both numbers: one of the two stays */
             c->own.voice = PD_VOICE_SILENCED;
             pd_action *a = pd_emit(c, PD_ACT_FATAL);
             a->at = 75;
             a->text = "another live process has this node's key: stop one of the two";
-        }
+        } else if (h->nonce > c->nonce)
+            pd_note(c, PD_LOG_ERROR, "another live process had this node's key; that one ends");
         pd_link_close(c, l, "this is our own address");
         return;
     }

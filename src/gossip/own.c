@@ -213,7 +213,12 @@ void pd_own_conflict(pd_core *c, uint16_t author) {
     if (author != c->own.author || c->own.conflict)
         return;
     if (c->own.opened) {
-        fatal(c, 75, "another live process writes this node's log: stop one of the two");
+        uint64_t wait = c->crypto.random(c->crypto.ctx) % PD_RETREAT_MS;
+        c->own.retreat_ms = c->now + wait;
+        pd_note(c, PD_LOG_ERROR,
+                "another live process writes this node's log: this one goes on as incarnation %u "
+                "in %u s, unless the other does before",
+                own_author(c)->id.inc + 1, (unsigned)(wait / 1000));
         return;
     }
     c->own.conflict = true;
@@ -245,6 +250,14 @@ static void next_incarnation(pd_core *c) {
     for (uint8_t s = 0; s < PD_STREAMS; s++)
         if (c->own.pending[s].storing && !c->own.pending[s].retry_ms)
             return; /* the store is at work on it */
+    if (c->now < c->own.retreat_ms) {
+        pd_wake_at(c, c->own.retreat_ms);
+        return;
+    }
+    if (c->own.opened && newest(c) != c->own.author) {
+        fatal(c, 75, "another live process writes this node's log: stop one of the two");
+        return;
+    }
     pd_author id = c->author[newest(c)].id;
     if (++id.inc >= PD_INCARNATIONS) {
         fatal(c, 1, "this key's 16 incarnations are used up: join with a new key");

@@ -77,6 +77,10 @@ enum {
     PD_WINDOW_MAX = 262144,
     PD_ACK_BYTES = 2048, /* unacknowledged bytes that call for a frame; half the smallest window */
 
+    /* Two live processes with one key: each waits, drawn below this, before it goes on under the
+     * next incarnation, and the first to do so stays.  Ten times what a seal takes to get about. */
+    PD_RETREAT_MS = 30000,
+
     PD_LISTEN_PEERS = 3,
     PD_LISTEN_MS = 60000,           /* after the first comparison */
     PD_LISTEN_RESTORED_MS = 300000, /* after the first, for a store that was copied */
@@ -297,6 +301,7 @@ typedef struct pd_own {
                                 stream */
     bool opened;             /* this process has opened an incarnation */
     bool flush, addr_written;
+    uint64_t retreat_ms;     /* two live processes: the next one is not opened before */
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;

@@ -415,13 +415,54 @@ START_TEST(a_proven_double_opens_the_next_incarnation_and_a_second_ends_the_proc
 }
 END_TEST
 
-START_TEST(a_session_with_our_own_key_ends_the_process) {
-    world *w = make(NULL, 0);
-    up(w, 1, w->a.pub);
-    pd_item h = hello(w, true);
-    say(w, &h, 1);
-    ck_assert(find(w, PD_ACT_FATAL) && find(w, PD_ACT_FATAL)->at == 75);
-    drop(w);
+/* Of two copies that run at once one has to stay: both saw each other's log and ended, and the node
+ * was gone.  Each waits; who is first to open the next incarnation stays. */
+START_TEST(of_two_living_copies_the_first_to_go_on_stays) {
+    const uint8_t ours[4] = {1, 2, 3, 4}, other[6] = {1, 2, 9, 9, 9, 9};
+    uint8_t seal[64];
+    for (int first = 0; first < 2; first++) {
+        world *w = speaking(ours, 4);
+        seal_log(w, &w->a, 0, 0, other, 6, seal);
+        show_own(w, 0, 0, other, 6, seal);
+        tick(w, 0);
+        gradient(w, 1); /* the first of incarnation 1 */
+        step(w, &(pd_event){.kind = PD_EV_FLUSH});
+        stored(w);
+        seal_log(w, &w->a, 1, 0, other + 2, 3, seal);
+        show_own(w, 1, 0, other + 2, 3, seal); /* another process has opened it, too */
+        ck_assert(!find(w, PD_ACT_FATAL) && !may_speak(w));
+        if (!first) {
+            seal_log(w, &w->a, 2, 0, other, 2, seal);
+            show_own(w, 2, 0, other, 2, seal);
+            ck_assert(find(w, PD_ACT_FATAL) && find(w, PD_ACT_FATAL)->at == 75);
+        }
+        for (int s = 0; s < 30 && first && !may_speak(w); s++) {
+            pd_item pong = {.kind = PD_ITEM_PONG};
+            say(w, &pong, 1);
+            tick(w, 1000);
+        }
+        pd_author a;
+        uint64_t at;
+        ck_assert_int_eq(pd_core_may_speak(w->core, &a, &at), first);
+        ck_assert(!first || (a.inc == 2 && at == 0));
+        drop(w);
+    }
+}
+END_TEST
+
+/* Both ends see the same two numbers, so that one of the two goes on. */
+START_TEST(of_two_processes_with_our_key_the_higher_number_ends) {
+    for (int lower = 0; lower < 2; lower++) {
+        world *w = make(NULL, 0);
+        up(w, 1, w->a.pub);
+        pd_item h = hello(w, true);
+        h.u.hello.nonce = lower ? UINT64_MAX : 0;
+        say(w, &h, 1);
+        ck_assert(!find(w, PD_ACT_FATAL) == !!lower);
+        ck_assert(find(w, PD_ACT_CLOSE));
+        ck_assert(lower || find(w, PD_ACT_FATAL)->at == 75);
+        drop(w);
+    }
 }
 END_TEST
 
@@ -624,7 +665,8 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, a_store_that_takes_nothing_stops_the_trainer_at_4096);
     tcase_add_test(tc, a_longer_own_log_is_taken_back_and_continued);
     tcase_add_test(tc, a_proven_double_opens_the_next_incarnation_and_a_second_ends_the_process);
-    tcase_add_test(tc, a_session_with_our_own_key_ends_the_process);
+    tcase_add_test(tc, of_two_living_copies_the_first_to_go_on_stays);
+    tcase_add_test(tc, of_two_processes_with_our_key_the_higher_number_ends);
     tcase_add_test(tc, every_changed_byte_of_a_frame_is_harmless);
     tcase_add_test(tc, what_is_out_of_order_closes_the_session);
     tcase_add_test(tc, a_guest_is_welcomed_only_when_its_record_is_durable);
