@@ -13,10 +13,12 @@ void pd_heads_note(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
     if (n <= l->log[index].peer)
         return;
     l->log[index].peer = (uint32_t)n;
-    if (n <= log->goal || pd_log_is_closed(log))
+    bool more = n > log->goal, opening = n > log->chain.n && !l->vv_in;
+    if ((!more && !opening) || pd_log_is_closed(log))
         return;
     bool lacked = log->goal > log->chain.n;
-    log->goal = n;
+    if (more)
+        log->goal = n;
     pd_set_add(c->lack, index);
     if (!lacked)
         log->told_ms = c->now;
@@ -32,12 +34,11 @@ static void note(pd_core *c, pd_link *l, uint32_t theirs, uint64_t n) {
     pd_heads_note(c, l, log, n);
 }
 
-/* The peer's state is known: what it lacks can leave. */
 static void compared(pd_core *c, pd_link *l) {
     bool first = !l->vv_in;
     l->vv_in = l->want = true;
-    for (uint32_t i = 0; first && i < pd_logs(c); i++)
-        pd_tree_due(c, l, i);
+    if (first)
+        pd_tree_begin(c, l);
 }
 
 void pd_heads_take(pd_core *c, pd_link *l, const pd_item *it) {

@@ -212,6 +212,7 @@ bool pd_own_adopt(pd_core *c, uint16_t author, uint8_t stream) {
 void pd_own_conflict(pd_core *c, uint16_t author) {
     if (author != c->own.author || c->own.conflict)
         return;
+    c->own.conflict = true;
     if (c->own.opened) {
         uint64_t wait = c->crypto.random(c->crypto.ctx) % PD_RETREAT_MS;
         c->own.retreat_ms = c->now + wait;
@@ -221,7 +222,6 @@ void pd_own_conflict(pd_core *c, uint16_t author) {
                 own_author(c)->id.inc + 1, (unsigned)(wait / 1000));
         return;
     }
-    c->own.conflict = true;
     pd_note(
         c, PD_LOG_ERROR,
         "peers hold another log signed by this node (a restored copy?): going on as incarnation %u",
@@ -419,6 +419,8 @@ static bool all_told(const pd_core *c) {
             continue;
         for (uint32_t s = 0; s < PD_STREAMS; s++) {
             uint32_t log = c->own.author * PD_STREAMS + s;
+            if (l->log[log].flags & PD_LONG)
+                continue; /* it takes it from somebody else, or later */
             if (l->log[log].sent < c->author[c->own.author].log[s].held ||
                 l->acked < l->log[log].mark)
                 return false;

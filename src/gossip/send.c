@@ -68,7 +68,7 @@ static bool put_range(pd_core *c, pd_link *l, pd_writer *w, uint32_t index, uint
 }
 
 static void done(pd_link *l, uint32_t index) {
-    l->log[index].flags &= (uint8_t)~PD_SERVE;
+    l->log[index].flags &= (uint16_t)~PD_SERVE;
     pd_set_remove(l->due, index);
 }
 

@@ -118,7 +118,7 @@ enum {
     PD_HEADS_MAX = 2048,   /* in one HEADS or VV; the next one goes on */
     PD_OUT_BYTES = 65536,  /* frames built in one step; more wait for the next */
     PD_NOTES_MAX = 16,
-    PD_SAID_MAX = 64,      /* items about forks in one step */
+    PD_SAID_MAX = 64,     /* items about forks in one step */
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
@@ -194,6 +194,7 @@ enum {
     PD_PRUNE = 32,  /* a PRUNE is to be sent */
     PD_BAD = 64,    /* a seal of this log failed here: not asked again in this session */
     PD_SHOWN = 128, /* the author was shown what we hold instead */
+    PD_LONG = 256,  /* our own log, so far ahead at the session's start that the peer asks for it */
 };
 
 /* One log as seen over one session. */
@@ -202,7 +203,7 @@ typedef struct pd_link_log {
     uint32_t peer;   /* the peer has told that it holds this much */
     uint32_t sent;   /* next byte to send */
     uint32_t tx_end; /* end of the last SEG out, for `start` */
-    uint8_t flags;
+    uint16_t flags;
 } pd_link_log;
 
 /* An author that a peer named and whose member we do not know yet. */
@@ -285,7 +286,7 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t *bytes; /* pd_own's */
+    uint8_t *bytes;            /* pd_own's */
     uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
@@ -300,8 +301,8 @@ typedef struct pd_own {
     bool sealed[PD_STREAMS]; /* this process has sealed something in the current incarnation's
                                 stream */
     bool opened;             /* this process has opened an incarnation */
-    bool flush, addr_written;
     uint64_t retreat_ms;     /* two live processes: the next one is not opened before */
+    bool flush, addr_written;
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
@@ -500,13 +501,17 @@ static inline uint32_t pd_alias_number(const pd_link *l, uint32_t log) { /* of a
 /* tree.c */
 bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t log); /* unasked, over this link */
 void pd_tree_due(pd_core *c, pd_link *l, uint32_t log); /* it may have bytes of this log to send */
+void pd_tree_begin(pd_core *c, pd_link *l); /* the peer's state is known: what it lacks can leave */
 /* There is more of a log than we hold: when to ask. */
 void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t log);
 void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t log); /* new bytes */
 void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t log);
+void pd_tree_staged(pd_core *c, pd_link *l, uint32_t log); /* new bytes, their seal still to come */
+/* A long gap was filled by this link: the author, who did not push it, is told where to go on. */
+void pd_tree_caught_up(pd_core *c, pd_link *l, uint32_t log);
 void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack);
 void pd_tree_prune(pd_core *c, pd_link *l, uint32_t theirs);
-void pd_tree_ask(pd_link *l, uint32_t log, uint8_t flags);
+void pd_tree_ask(pd_link *l, uint32_t log, uint16_t flags);
 void pd_tree_close_pull(pd_core *c, uint32_t log);
 void pd_tree_look(pd_core *c, uint32_t log, uint64_t ms); /* look at a log's repair at ms */
 void pd_tree_lost(pd_core *c, pd_link *l);
@@ -582,8 +587,8 @@ bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
 /* verdict.c */
 void pd_verdict_new_member(pd_core *c, pd_member *m);
 void pd_verdict_new_author(pd_core *c, pd_author_state *a);
-/* Does a MEMBER record that was just read admit its subject?  False also where that has to be judged
- * with all else. */
+/* Does a MEMBER record that was just read admit its subject?  False also where that has to be
+ * judged with all else. */
 bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec);
 void pd_verdict_admitted(pd_core *c, uint16_t author, uint16_t member);
 bool pd_verdict_may_invite(const pd_core *c);
@@ -617,8 +622,8 @@ bool pd_score_refuses(const pd_core *c, uint16_t member);
 bool pd_budget(pd_core *c, pd_link *l, uint32_t seals);
 
 /* send.c */
-/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False: no
- * room now. */
+/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False:
+ * no room now. */
 bool pd_send_fork(pd_core *c, pd_link *l, const pd_item *it);
 void pd_send_frames(pd_core *c);
 /* A frame that a link need not wait for: only this item, at once. */

@@ -135,19 +135,17 @@ static void add_piece(pd_core *c, pd_link *l, uint32_t index, const segment *s) 
         pd_stage_add(c, l, index, log->chain.n, s->start, s->bytes, (size_t)(s->end - s->start));
     if (!st)
         return; /* no room or a gap: it will be pulled again */
-    if (log->pull == pd_link_index(c, l)) {
-        l->answer_ms = c->now;
-        pd_tree_look(c, index, c->now + log->backoff_ms);
-    }
+    pd_tree_staged(c, l, index);
     pd_chain chain;
     if (!s->seal || s->end <= log->chain.n || !pd_chain_of(c, index, &chain))
         return;
     const uint8_t *from = st->bytes + (log->chain.n - st->base);
     bool mixed = st->link == PD_NONE;
     st->done = true; /* its bytes stay where they are until the next step */
-    if (verifies(c, index, &chain, from, (size_t)(s->end - log->chain.n), s->seal))
+    if (verifies(c, index, &chain, from, (size_t)(s->end - log->chain.n), s->seal)) {
         take_in(c, l, index, &chain, from, s->seal);
-    else if (mixed)
+        pd_tree_caught_up(c, l, index);
+    } else if (mixed)
         pd_tree_look(c, index,
                      c->now); /* nobody knows whose bytes were wrong: once more, from one peer */
     else

@@ -8,6 +8,10 @@
  * Repair is what could break a slow network, so: what is on its way on a living session is not sent
  * again; at most 64 pulls are open; a PULL comes before a GRAFT where there is a tree, and what
  * brings nothing is tried elsewhere, ever later.
+ *
+ * A long gap, as a newcomer has, is not pushed: it is asked for, of one link a log and of as many
+ * logs at a time as there are stages for their unsealed bytes.  Else every author would send what
+ * somebody else is sending already, and most of it would be dropped.
  */
 #include "state.h"
 
@@ -17,12 +21,18 @@ static bool is_live(const pd_core *c, uint16_t link) {
     return link != PD_NONE && pd_link_live(&c->link[link]) && !c->link[link].suspect;
 }
 
+/* More than one item with its seal can carry. */
+static bool is_long(uint64_t from, uint64_t to) {
+    return to > from + PD_PIECE_MAX;
+}
+
 /* ---- what a link is sent ---- */
 
 bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t index) {
     bool own = pd_is_own(c, index);
     const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
-    if (l->compare || l->observer || (own && log->v.void_at != PD_VOID_NEVER))
+    if (l->compare || l->observer || (own && log->v.void_at != PD_VOID_NEVER) ||
+        (l->log[index].flags & PD_LONG))
         return false;
     return (l->log[index].flags & PD_EAGER) || (c->view.mesh && own);
 }
@@ -35,6 +45,15 @@ void pd_tree_due(pd_core *c, pd_link *l, uint32_t index) {
         return;
     pd_set_add(l->due, index);
     l->want = true;
+}
+
+void pd_tree_begin(pd_core *c, pd_link *l) {
+    for (uint32_t i = 0; i < pd_logs(c); i++) {
+        pd_link_log *ll = &l->log[i];
+        if (pd_is_own(c, i) && is_long(ll->peer, pd_log_at_index(c, i)->chain.n))
+            ll->flags |= PD_LONG;
+        pd_tree_due(c, l, i);
+    }
 }
 
 /* ---- when to repair ---- */
@@ -83,6 +102,9 @@ void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t index) {
                     : is_coming(c, index) ? repair_wait(c)
                     : c->view.mesh        ? 0
                                           : PD_GRAFT_MS;
+    bool author = l->member == c->author[index / PD_STREAMS].member;
+    if (author && !l->vv_in && is_long(log->chain.n, log->goal))
+        wait = 0; /* it begins with this session, and does not send that much unasked */
     if (c->conf.observer && !wait)
         wait = PD_LAZY_MS;
     if (l->compare && !pd_is_own(c, index))
@@ -101,7 +123,7 @@ void pd_tree_close_pull(pd_core *c, uint32_t index) {
     c->repairs--;
 }
 
-void pd_tree_ask(pd_link *l, uint32_t index, uint8_t flags) {
+void pd_tree_ask(pd_link *l, uint32_t index, uint16_t flags) {
     l->log[index].flags |= flags;
     pd_set_add(l->ask, index);
     l->want = true;
@@ -110,7 +132,7 @@ void pd_tree_ask(pd_link *l, uint32_t index, uint8_t flags) {
 /* We hang on this link from now on; what goes down it is not sent up. */
 static void hang_on(pd_core *c, pd_link *l, uint32_t index) {
     pd_log_at_index(c, index)->parent = pd_link_index(c, l);
-    l->log[index].flags &= (uint8_t) ~(PD_EAGER | PD_PRUNE);
+    l->log[index].flags &= (uint16_t) ~(PD_EAGER | PD_PRUNE);
 }
 
 /* ---- repair ---- */
@@ -152,8 +174,34 @@ static bool is_served(pd_core *c, pd_log *log) {
            c->link[log->pull].pulls > 1;
 }
 
+/* Stages in use, and those that open pulls will need. */
+static uint32_t stages(pd_core *c) {
+    uint32_t n = 0, end = pd_logs(c);
+    for (unsigned i = 0; i < PD_STAGES; i++)
+        n += c->stage[i].log != PD_NONE;
+    for (uint32_t i = pd_set_next(c->lack, 0, end); i < end; i = pd_set_next(c->lack, i + 1, end)) {
+        const pd_log *log = pd_log_at_index(c, i);
+        n += log->pull != PD_NONE && is_long(log->chain.n, log->goal) && !pd_stage_find(c, i);
+    }
+    return n;
+}
+
+/* May it be asked for now?  A log that takes a stage only if there is one; and no gradients while
+ * a file is fetched: who still lacks the basis has no use for them. */
+static bool may_ask(pd_core *c, uint32_t index) {
+    const pd_log *log = pd_log_at_index(c, index);
+    if (c->fetch.on && index % PD_STREAMS == PD_STREAM_GRADIENTS)
+        return false;
+    return log->pull != PD_NONE || !is_long(log->chain.n, log->goal) || pd_stage_find(c, index) ||
+           stages(c) < PD_STAGES;
+}
+
 static void repair(pd_core *c, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
+    if (!may_ask(c, index)) {
+        pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS / 2);
+        return;
+    }
     if (is_served(c, log)) {
         pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS);
         return;
@@ -218,6 +266,23 @@ void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
     hang_on(c, l, index);
 }
 
+void pd_tree_staged(pd_core *c, pd_link *l, uint32_t index) {
+    pd_log *log = pd_log_at_index(c, index);
+    if (log->pull == pd_link_index(c, l)) {
+        l->answer_ms = c->now;
+        pd_tree_look(c, index, c->now + log->backoff_ms);
+    } else if (log->pull == PD_NONE) {
+        pd_tree_look(c, index, c->now + PD_REPAIR_MS); /* it comes unasked: no reason to ask */
+    }
+}
+
+void pd_tree_caught_up(pd_core *c, pd_link *l, uint32_t index) {
+    const pd_author_state *a = &c->author[index / PD_STREAMS];
+    for (unsigned i = 0; i < PD_LINKS_MAX && c->view.mesh && l->member != a->member; i++)
+        if (pd_link_live(&c->link[i]) && c->link[i].member == a->member && c->link[i].vv_in)
+            pd_tree_ask(&c->link[i], index, PD_ASK);
+}
+
 void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
     const pd_author_state *a = &c->author[index / PD_STREAMS];
@@ -234,7 +299,7 @@ void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t index) {
         out = &c->link[log->parent];
         hang_on(c, l, index);
     }
-    out->log[index].flags &= (uint8_t)~PD_EAGER;
+    out->log[index].flags &= (uint16_t)~PD_EAGER;
     pd_tree_ask(out, index, PD_PRUNE);
 }
 
@@ -253,8 +318,13 @@ void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
         if (ll->peer < log->chain.n)
             pd_tree_due(c, l, index);
     }
-    if (from >= log->held || log->held - from > it->u.pull.limit)
+    if (from < log->held && log->held - from > it->u.pull.limit)
         return;
+    ll->flags &= (uint16_t)~PD_LONG;
+    if (from >= log->held) { /* it has had this much of somebody else */
+        ll->sent = (uint32_t)log->held;
+        return;
+    }
     if (from < ll->sent && ack < ll->mark)
         return; /* it asked before it saw what is on its way */
     ll->sent = from;
@@ -265,7 +335,7 @@ void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
 void pd_tree_prune(pd_core *c, pd_link *l, uint32_t theirs) {
     uint32_t index = pd_alias_log(c, l, theirs);
     if (index != PD_NONE)
-        l->log[index].flags &= (uint8_t)~PD_EAGER;
+        l->log[index].flags &= (uint16_t)~PD_EAGER;
 }
 
 /* ---- a link is gone ---- */
@@ -309,6 +379,10 @@ static void lost(pd_core *c, pd_link *l, uint32_t index) {
     log->parent = PD_NONE;
     if (c->view.mesh || c->conf.observer || closed)
         return;
+    if (is_long(log->chain.n, log->goal)) {
+        pd_tree_look(c, index, c->now);
+        return;
+    }
     pd_link *other = foster(c, l, index);
     if (!other)
         return;
@@ -336,7 +410,7 @@ static bool put_pull(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     it.u.pull.from = ll->flags & PD_ASK_ALL ? 0 : end > n ? end : n;
     if (!pd_frame_put(w, &it))
         return false;
-    ll->flags &= (uint8_t) ~(PD_ASK | PD_ASK_ALL | PD_GRAFT);
+    ll->flags &= (uint16_t) ~(PD_ASK | PD_ASK_ALL | PD_GRAFT);
     return true;
 }
 
@@ -351,7 +425,7 @@ bool pd_tree_put(pd_core *c, pd_link *l, pd_writer *w) {
         pd_item prune = {.kind = PD_ITEM_PRUNE, .u.prune = pd_alias_number(l, i)};
         if ((ll->flags & PD_PRUNE) && !pd_frame_put(w, &prune))
             return false;
-        ll->flags &= (uint8_t)~PD_PRUNE;
+        ll->flags &= (uint16_t)~PD_PRUNE;
         pd_set_remove(l->ask, i);
     }
     return true;

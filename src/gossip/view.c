@@ -247,7 +247,7 @@ static void relieve(pd_core *c, pd_link *l) {
     for (uint32_t i = 0; i < pd_logs(c); i++) {
         if (l->log[i].flags & PD_EAGER)
             pd_set_add(l->tell, i);
-        l->log[i].flags &= (uint8_t)~PD_EAGER;
+        l->log[i].flags &= (uint16_t)~PD_EAGER;
     }
     l->blocked_ms = c->now;
     if (!l->heads_ms)

@@ -326,6 +326,7 @@ static pd_err open_core(joiner *j) {
                          .manifest_bytes = got->manifest_bytes,
                          .known = &known,
                          .n_known = 1,
+                         .observer = true, /* nobody pushes: the basis comes before the records */
                          .seal_bytes_per_s = got->manifest.seal_bytes_per_s};
     memcpy(known.key, j->ticket->inviter, 32);
     memcpy(conf.run, got->run, 32);

@@ -623,8 +623,11 @@ START_TEST(an_unread_session_holds_at_most_its_window) {
     static uint8_t log[60000];
     world *w = make(log, sizeof log);
     up(w, 1, w->b.pub);
-    pd_item items[2] = {hello(w, false), {.kind = PD_ITEM_VV}};
-    say(w, items, 2); /* b holds nothing */
+    pd_item items[4] = {
+        hello(w, false), {.kind = PD_ITEM_VV}, own_alias(w), {.kind = PD_ITEM_PULL}};
+    items[3].u.pull.log = 18;
+    items[3].u.pull.limit = sizeof log;
+    say(w, items, 4); /* b holds nothing, and asks for it */
     for (int i = 0; i < 100; i++)
         tick(w, 100);
     ck_assert_uint_le(w->rx, 16384 + 64); /* the first window, and the pings behind it */
@@ -635,6 +638,38 @@ START_TEST(an_unread_session_holds_at_most_its_window) {
     for (int i = 0; i < 10; i++)
         tick(w, 100);
     ck_assert_uint_gt(w->rx, before + 3000);
+    drop(w);
+}
+END_TEST
+
+/* Three authors who push a million records at a newcomer that pulls them already send each twice,
+ * and a newcomer keeps the unsealed bytes of four logs only. */
+START_TEST(a_long_gap_is_asked_for_and_not_pushed) {
+    static uint8_t log[60000];
+    pd_item it;
+    world *w = make(log, sizeof log);
+    up(w, 1, w->b.pub);
+    pd_head heads[1] = {{6, 60000}}; /* b's own log */
+    pd_item items[3] = {hello(w, false),
+                        {.kind = PD_ITEM_ALIAS, .u.alias = {.alias = 3}},
+                        {.kind = PD_ITEM_VV, .u.heads = {.count = 1, .heads = heads}}};
+    memcpy(items[1].u.alias.author.key, w->b.pub, 32);
+    say(w, items, 3); /* b holds nothing of ours, and much that we lack */
+    bool asked = said(w, PD_ITEM_PULL, &it);
+    for (int i = 0; i < 3; i++) {
+        tick(w, 100);
+        asked |= said(w, PD_ITEM_PULL, &it);
+        ck_assert(!said(w, PD_ITEM_SEG, &it));
+    }
+    ck_assert(asked); /* at once: an author's own log is otherwise waited for */
+    pd_item pull[2] = {own_alias(w), {.kind = PD_ITEM_PULL, .u.pull = {18, 60000, 1 << 20}}};
+    say(w, pull, 2); /* it has had it from somebody else: from here on it is pushed again */
+    gradient(w, 1);
+    step(w, &(pd_event){.kind = PD_EV_FLUSH});
+    stored(w);
+    for (int i = 0; i < 3 && !said(w, PD_ITEM_SEG, &it); i++)
+        tick(w, 100);
+    ck_assert(said(w, PD_ITEM_SEG, &it) && it.u.seg.count == 1 && it.u.seg.seal);
     drop(w);
 }
 END_TEST
@@ -674,6 +709,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, silence_is_asked_about_and_then_ends_the_session);
     tcase_add_test(tc, a_late_wake_up_blames_nobody);
     tcase_add_test(tc, an_unread_session_holds_at_most_its_window);
+    tcase_add_test(tc, a_long_gap_is_asked_for_and_not_pushed);
     tcase_add_test(tc, an_open_refuses_what_cannot_be);
 }
 
