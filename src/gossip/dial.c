@@ -19,7 +19,7 @@ void pd_dial_start(pd_core *c, pd_member *m) {
 }
 
 void pd_dial_up(pd_core *c, pd_member *m) {
-    m->dialing = m->compare = false;
+    m->dialing = m->compare = m->full = false;
     pd_dial_soon(c, c->now);
 }
 
@@ -34,6 +34,18 @@ static void again(pd_core *c, pd_member *m) {
     pd_dial_soon(c, c->view.mesh ? m->dial_ms : c->now);
 }
 
+/* With hardly a link left, those who had no place are asked again soon: a node in need is taken. */
+static void plead(pd_core *c) {
+    for (uint32_t i = 0; i < c->n_members && pd_view_links(c) < PD_VIEW_FEW; i++) {
+        pd_member *m = &c->member[i];
+        uint64_t soon = c->now + pd_jitter(c, PD_SURVEY_MS, 50);
+        if (!m->full || m->dialing || m->dial_ms <= soon)
+            continue;
+        m->dial_ms = soon;
+        pd_dial_soon(c, soon);
+    }
+}
+
 void pd_dial_down(pd_core *c, pd_member *m, uint64_t lasted_ms) {
     if (m->dialing)
         return;
@@ -41,6 +53,7 @@ void pd_dial_down(pd_core *c, pd_member *m, uint64_t lasted_ms) {
         m->backoff_ms = 0;
     c->view.orphan_ms = c->now + c->crypto.random(c->crypto.ctx) % PD_DIAL_ORPHAN_MS;
     again(c, m);
+    plead(c);
 }
 
 void pd_dial_failed(pd_core *c, const uint8_t key[32]) {

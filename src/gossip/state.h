@@ -89,9 +89,10 @@ enum {
     PD_VIEW_LINKS = 6,
     PD_VIEW_LINKS_MAX = 8,
     PD_VIEW_LINKS_MIN = 4,
-    PD_VIEW_OWN = 3,     /* of them dialled by ourselves: nobody else chooses these */
-    PD_VIEW_FEW = 2,     /* who has fewer is taken even where there is no place */
-    PD_COMPARES_MAX = 4, /* sessions only to compare */
+    PD_VIEW_OWN = 3,      /* of them dialled by ourselves: nobody else chooses these */
+    PD_VIEW_FEW = 2,      /* who has fewer is taken even where there is no place */
+    PD_COMPARES_MAX = 4,  /* sessions only to compare */
+    PD_OBSERVERS_MAX = 8, /* of a view; with its links and those to compare, all that there are */
     PD_SURVEY_MS = 5000,
     PD_FILL_MS = 30000,     /* between calls for a link more than the least: places may be rare */
     PD_ROTATE_MS = 1800000, /* +-20 %: one link is replaced by another */
@@ -178,6 +179,7 @@ typedef struct pd_member {
     pd_addr addrs[PD_ADDRS_MAX], hints[PD_ADDRS_MAX];
     uint32_t n_addrs, n_hints, next_addr;
     bool dialing, compare; /* compare: that dial is not for a link */
+    bool full;             /* it had no place when it was asked last */
     uint64_t dial_ms;      /* next attempt, or when this one began */
     uint32_t backoff_ms;
     uint64_t heard_ms; /* of anything of it: a frame, or its log moved */

@@ -11,7 +11,7 @@
 #include "state.h"
 
 static bool is_link(const pd_link *l) {
-    return pd_link_live(l) && !l->compare;
+    return pd_link_live(l) && !l->compare && !l->observer;
 }
 
 uint32_t pd_view_links(const pd_core *c) {
@@ -120,12 +120,24 @@ static uint32_t compares(const pd_core *c) {
     return n;
 }
 
-/* The inbound link that brought most twice; NULL if all are our own. */
+/* A newcomer's sessions are of this kind until it has the basis. */
+static uint32_t observers(const pd_core *c) {
+    uint32_t n = 0;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++)
+        n += pd_link_live(&c->link[i]) && c->link[i].observer;
+    return n;
+}
+
+/* The inbound link that brought most twice, of these the oldest: each of many newcomers must have
+ * time to hear of others before the next one takes its place.  NULL if all are our own. */
 static pd_link *dullest(pd_core *c) {
     pd_link *worst = NULL;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (is_link(l) && !l->outbound && (!worst || l->duplicates > worst->duplicates))
+        bool more = worst && l->duplicates > worst->duplicates;
+        bool older = worst && l->duplicates == worst->duplicates && l->up_ms < worst->up_ms;
+        if (is_link(l) && !l->outbound && c->now >= l->up_ms + PD_SURVEY_MS &&
+            (!worst || more || older))
             worst = l;
     }
     return worst;
@@ -156,6 +168,8 @@ bool pd_view_takes(pd_core *c, pd_link *l, const pd_hello *h) {
     l->compare |= (h->caps & PD_CAP_COMPARE) != 0;
     if (l->compare)
         return compares(c) < PD_COMPARES_MAX;
+    if (l->observer)
+        return c->view.mesh || observers(c) < PD_OBSERVERS_MAX;
     if (c->view.mesh || pd_view_links(c) < PD_VIEW_LINKS_MAX)
         return true;
     pd_link *worst = h->links < PD_VIEW_FEW ? dullest(c) : NULL;
@@ -195,6 +209,7 @@ void pd_view_refused(pd_core *c, const pd_link *l, const pd_item *bye) {
     if (l->member == PD_NONE || bye->u.bye.why != PD_BYE_FULL)
         return;
     c->member[l->member].backoff_ms = PD_DIAL_FULL_MS / 2;
+    c->member[l->member].full = true;
     for (uint32_t i = 0; i < bye->u.bye.count; i++) {
         uint16_t a = pd_alias_author(c, l, bye->u.bye.alias[i]);
         if (a == PD_NONE || pd_view_links(c) >= PD_VIEW_FEW ||
