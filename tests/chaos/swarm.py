@@ -5,12 +5,14 @@ Everything here runs inside a mount and a PID namespace that `run` makes: whatev
 started goes with it, however it ends.
 """
 
+import concurrent.futures
 import ctypes
 import glob
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -23,6 +25,9 @@ PORT = 7433
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 MS_REMOUNT = 32
+MESH_MOST = 16    # members up to which all are linked with all; above, ...
+VIEW_LEAST = 4    # ... the least number of links that a node keeps
+JOINS = 6         # at a time: a join is mostly waiting
 
 
 class Failed(Exception):
@@ -56,12 +61,25 @@ def socket_in(namespace, *kind):
         os.close(there)
 
 
+STARTED = []  # every process that may still run
+
+
+def end_all():
+    """End what runs; the processor time that all of it and this process have used, in seconds."""
+    for p in STARTED:
+        if p.poll() is None:
+            p.kill()
+        p.wait()
+    return round(sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
 class Emulator:
     """tests/chaos/emulate and its standard input."""
 
     def __init__(self, program, seed, namespaces):
         self.process = subprocess.Popen([program, "--seed", str(seed), *namespaces], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        STARTED.append(self.process)
         if self.process.stdout.readline() != "ready\n":
             raise Skipped("no TUN devices here")
         if os.geteuid() == 0:
@@ -90,16 +108,20 @@ class Node:
         self.log = os.path.join(swarm.work, self.name + ".log")
         self.process = None
         self.program = swarm.peerd
+        self.model = swarm.model
+        self.doomed = False  # it may end by itself, at any moment
 
     def command(self, *args, wrap=()):
         return ["ip", "netns", "exec", self.name, *wrap, self.program, *args]
 
-    def start(self, *args, wrap=(), environ=None):
+    def start(self, *args, wrap=(), environ=None, doomed=False):
         check(self.process is None, "%s runs already" % self.name)
+        self.doomed = doomed
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command("run", self.dir, "--quiet", *self.swarm.run_flags, *args, wrap=wrap),
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(environ or {})})
+        STARTED.append(self.process)
 
     def signal(self, number):
         self.process.send_signal(number)
@@ -132,13 +154,26 @@ class Node:
             raise Failed("%s: peerctl %s: %s" % (self.name, args[0], r.stderr.strip()))
         return r.stdout
 
+    def ask(self, cmd, **fields):
+        """One request to its control socket, as peerctl makes it, without a process for each."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(os.path.join(self.dir, "control.sock"))
+            s.sendall(json.dumps({"cmd": cmd, **fields}).encode() + b"\n")
+            with s.makefile("rb") as f:
+                answer = json.loads(f.readline())
+        check(answer["ok"], "%s: %s: %s" % (self.name, cmd, answer.get("error")))
+        return answer
+
     def status(self):
-        """What it says of itself, or None while it starts."""
+        """What it says of itself, or None while it starts or stops."""
         if self.process is not None and self.process.poll() is not None:
+            if self.doomed:
+                return None
             raise Failed("%s ended with %d: %s" % (self.name, self.process.returncode, self.last_line()))
         try:
-            return json.loads(self.peerctl("status", "--json"))
-        except Failed:
+            return self.ask("status")
+        except (OSError, ValueError):
             return None
 
     def said(self, text):
@@ -164,6 +199,7 @@ class Swarm:
         self.seed = options.seed
         self.scale = options.scale
         self.patience = options.patience
+        self.build = options.build
         self.peerd = os.path.join(options.build, "src/node/peerd")
         self.peerctl = os.path.join(options.build, "peerctl/peerctl")
         self.rng = random.Random(options.seed)
@@ -174,6 +210,7 @@ class Swarm:
         self.model = os.path.join(self.work, "micro.gguf")
         self.data = os.path.join(self.work, "records.jsonl")
         self.seen = {}  # author's key: the most records of it that anybody was seen to hold
+        self.forks = set()  # keys of which this cannot be said
         micro.write_model(self.model, self.seed)
         micro.write_records(self.data, self.seed)
         names = ["n%d" % i for i in range(n + spare)]
@@ -203,7 +240,7 @@ class Swarm:
             "--groups", "1", "--propose", "4", "--rate-max", str(self.rate), *flags))
 
     def local_flags(self, node):
-        flags = ["--model", self.model, "--data", self.data, "--heldout-share", "0", "--batch", "1", "--threads", "1",
+        flags = ["--model", node.model, "--data", self.data, "--heldout-share", "0", "--batch", "1", "--threads", "1",
                  "--listen", "%s:%d" % (node.address, PORT), "--name", node.name, "--seed", str(self.seed)]
         return flags + (["--thin"] if self.thin else [])
 
@@ -229,9 +266,8 @@ class Swarm:
         first.start()
         self.wait(lambda: (first.status() or {}).get("state") == "speaking", 60, "the founder speaks")
         ticket = self.ticket(first, len(self.nodes))
-        for node in self.nodes[1:]:
-            self.join(node, ticket)
-            node.start()
+        with concurrent.futures.ThreadPoolExecutor(JOINS) as pool:
+            list(pool.map(lambda n: (self.join(n, ticket), n.start()), self.nodes[1:]))
         self.wait_links()
         self.say("%d nodes, all linked" % len(self.nodes))
 
@@ -263,12 +299,10 @@ class Swarm:
         return [n for n in self.nodes if n.process is not None]
 
     def linked(self):
-        running = self.running()
-        for n in running:
-            s = n.status()
-            if not s or s["links"] < len(running) - 1:
-                return False
-        return True
+        """Has everyone the links that a run of this size wants?"""
+        n = len(self.running())
+        least = n - 1 if n <= MESH_MOST else VIEW_LEAST
+        return all((node.status() or {}).get("links", 0) >= least for node in self.running())
 
     def wait_links(self, seconds=120):
         return self.wait(self.linked, seconds, "all are linked")
@@ -285,7 +319,13 @@ class Swarm:
         for node in self.running():
             s = node.status()
             for p in (s or {}).get("peers", []):
-                self.seen[p["key"]] = max(self.seen.get(p["key"], 0), p["records"])
+                if p["key"] not in self.forks:
+                    self.seen[p["key"]] = max(self.seen.get(p["key"], 0), p["records"] + p["void_records"])
+
+    def forked(self, key):
+        """This author has signed two logs: which of their records are held where depends on who came first."""
+        self.forks.add(key)
+        self.seen.pop(key, None)
 
     def tell_all(self, command):
         for n in self.running():
@@ -326,9 +366,9 @@ class Swarm:
         check(len(answers) == 1, "digests differ: %s" % sorted(answers))
         for n in self.running():
             for p in n.status()["peers"]:
-                check(p["records"] >= self.seen.get(p["key"], 0),
-                      "records lost: %s holds %d of %s, but %d were seen" %
-                      (n.name, p["records"], p["name"], self.seen.get(p["key"], 0)))
+                held = p["records"] + p["void_records"]
+                check(held >= self.seen.get(p["key"], 0), "records lost: %s holds %d of %s, but %d were seen" %
+                      (n.name, held, p["name"], self.seen.get(p["key"], 0)))
         for n in self.nodes:
             check(n.said("assertion") + n.said("Assertion") + n.said("Sanitizer") == 0, "%s: a fault of ours" % n.name)
         return answers.pop()[0]

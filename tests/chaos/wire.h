@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { WIRE_NODES_MAX = 64, WIRE_PACKET_MAX = 1600 };
+enum { WIRE_NODES_MAX = 128, WIRE_PACKET_MAX = 1600 };
 
 typedef struct wire wire;
 
