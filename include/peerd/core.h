@@ -218,6 +218,11 @@ bool pd_core_check(const pd_core *c, char *why, size_t room);
  * for what a ledger remembers.
  */
 uint64_t pd_core_void_at(const pd_core *c, const pd_author *author);
+/* Would a MEMBER record of this node admit anybody?
+ * Errors: PD_EAUTH (it is no member itself), PD_EFULL (too many invitations from the founder, or as many
+ *         admitted as one key may; the text says which).
+ */
+PD_CHECKED pd_err pd_core_may_invite(const pd_core *c);
 /* May a BAN of this key be written, and from where on?  Gives the place behind all that is held of it.
  * Errors: PD_ENOENT (nobody of that key), PD_EEXIST (banned already), PD_EUSAGE (the node itself),
  *         PD_EBUSY (the node may not speak now; the text says why).

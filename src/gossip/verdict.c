@@ -667,6 +667,23 @@ pd_err pd_core_may_ban(const pd_core *c, const uint8_t key[32], pd_author *autho
     return PD_OK;
 }
 
+pd_err pd_core_may_invite(const pd_core *c) {
+    const pd_member_verdict *v = &c->member[c->self].v;
+    if (pd_verdict_may_invite(c))
+        return PD_OK;
+    if (!v->admitted)
+        return pd_fail(PD_EAUTH, "this node is no member of the run any more");
+    if (v->depth >= PD_INVITE_DEPTH)
+        return pd_fail(
+            PD_EFULL,
+            "this node is %d invitations away from the founder, and whom it invited would "
+            "not count: let somebody nearer invite (peerctl members)",
+            v->depth);
+    return pd_fail(PD_EFULL,
+                   "this node has admitted %d members, as many as one may: let another invite",
+                   PD_INVITES_ALL);
+}
+
 bool pd_core_bans_alone(const pd_core *c, const uint8_t key[32]) {
     uint16_t m = pd_member_find(c, key);
     return c->member[c->self].v.founder || (m != PD_NONE && c->member[m].issuer == c->self);

@@ -60,6 +60,9 @@ static pd_err may_invite(pd_node *n) {
                        "all %d places of the run are taken; one becomes free when a "
                        "member leaves (peerctl leave)",
                        PD_PEERS_MAX);
+    pd_err e = pd_core_may_invite(n->core);
+    if (e)
+        return e;
     drop_invites(n, true);
     if (s->n_invites >= most)
         return pd_fail(PD_EFULL,
