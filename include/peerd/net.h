@@ -8,7 +8,7 @@
  * is one single-part message of at most PD_NET_FRAME_MAX bytes.
  *
  * Promises: no byte from a key that is neither a member's nor an outstanding guest's reaches the
- * caller; a peer that reads nothing costs one kept frame and some 60 KB (thin) of buffers and never
+ * caller; a peer that reads nothing costs PD_NET_KEPT_MAX and some 60 KB (thin) of buffers and never
  * blocks the caller; every dial ends in PD_NET_UP or PD_NET_DIAL_FAILED; session numbers are never
  * reused.  Does not: know members, retry, redial, or look into frames.
  *
@@ -27,6 +27,7 @@
 
 enum {
     PD_NET_FRAME_MAX = 65536,
+    PD_NET_KEPT_MAX = 81920, /* of a clogged session: what one step of the core says at most, 64 KB */
     PD_NET_SESSIONS = 64, /* default table: 24 of the core's, dials, and those on their way out */
     PD_NET_TEXT = 120,
 };
@@ -44,7 +45,7 @@ typedef struct pd_net_conf {
 typedef enum pd_net_kind {
     PD_NET_UP,          /* an authenticated session; always before its first frame            */
     PD_NET_FRAME,       /* bytes, n: one frame of it                                           */
-    PD_NET_FLOWING,     /* the kept frame of pd_net_send has left                              */
+    PD_NET_FLOWING,     /* the kept frames of pd_net_send have left                            */
     PD_NET_DOWN,        /* text: why.  The session is no more                                  */
     PD_NET_DIAL_FAILED, /* text: why.  It never was                                            */
 } pd_net_kind;
@@ -98,9 +99,9 @@ PD_CHECKED pd_err pd_net_dial(pd_net *net, const pd_addr *addr, const uint8_t pe
 
 /* Send one frame, 1..PD_NET_FRAME_MAX bytes, copied.
  *
- * Errors: PD_EAGAIN  the peer's buffers are full: the frame is kept and PD_NET_FLOWING will say
- *                    when it has left; until then nothing more may be sent
- *         PD_EFULL   sent while a frame was kept: this one is not taken
+ * Errors: PD_EAGAIN  the peer's buffers are full: the frame is kept, behind those kept before, and
+ *                    PD_NET_FLOWING will say when all have left
+ *         PD_EFULL   more than PD_NET_KEPT_MAX would be kept: this one is not taken
  *         PD_EGONE   no such session (any more)
  *         PD_ENOMEM
  */

@@ -19,7 +19,7 @@
 enum {
     BURIED = 256,       /* routing ids of ended sessions whose last frames may still come */
     DIAL_MS = 30000,    /* connect 15 s, handshake 10 s, and to spare */
-    RETRY_MS = 20,      /* a kept frame is tried again */
+    RETRY_MS = 20,      /* kept frames are tried again */
     WATCH_MS = 1000,    /* between two looks at the descriptors */
     SHUT_MS = 5000,     /* the door stays shut when they run short ... */
     FILES_PERCENT = 80, /* ... of the limit */
@@ -44,9 +44,9 @@ typedef struct session {
     pd_addr addr;
     uint8_t peer[32];
     uint64_t invite;
-    uint64_t deadline_ms; /* DIALING: give up; LEAVING: kick */
-    uint8_t *kept;        /* the frame that libzmq did not take */
-    size_t kept_n;
+    uint64_t deadline_ms;   /* DIALING: give up; LEAVING: kick */
+    uint8_t *kept;          /* frames that libzmq did not take: size LE32 | bytes, ... */
+    size_t kept_n, kept_at; /* kept_at: the first that has not left */
     char why[PD_NET_TEXT];
 } session;
 
@@ -350,24 +350,44 @@ static pd_err offer(pd_net *net, session *s, const uint8_t *p, size_t n) {
     return e;
 }
 
+/* Behind what is kept already: the core learns that a session is clogged only after the step in
+ * which it said several things. */
+static pd_err keep(session *s, const uint8_t *p, size_t n) {
+    if (s->kept_n + 4 + n > PD_NET_KEPT_MAX)
+        return pd_fail(PD_EFULL, "the peer has not taken what was sent before");
+    uint8_t *more = realloc(s->kept, s->kept_n + 4 + n);
+    if (!more)
+        return pd_fail(PD_ENOMEM, "no memory to keep a frame");
+    s->kept = more;
+    pd_store32(more + s->kept_n, (uint32_t)n);
+    memcpy(more + s->kept_n + 4, p, n);
+    s->kept_n += 4 + n;
+    return pd_fail(PD_EAGAIN, "the peer's buffers are full");
+}
+
+/* What is kept leaves in its order; true: all of it has. */
+static bool flush(pd_net *net, session *s) {
+    while (s->kept_at < s->kept_n) {
+        uint32_t n = pd_load32(s->kept + s->kept_at);
+        if (offer(net, s, s->kept + s->kept_at + 4, n) != PD_OK)
+            return false;
+        s->kept_at += 4 + n;
+    }
+    free(s->kept);
+    s->kept = NULL;
+    s->kept_n = s->kept_at = 0;
+    return true;
+}
+
 pd_err pd_net_send(pd_net *net, uint64_t id, const void *bytes, size_t n) {
     assert(n > 0 && n <= PD_NET_FRAME_MAX);
     session *s = session_find(net, id);
     if (!s || s->state != UP || s->over)
         return pd_fail(PD_EGONE, "the session is no more");
-    if (s->kept)
-        return pd_fail(PD_EFULL, "the peer has not taken the frame before");
-    pd_err e = offer(net, s, bytes, n);
+    pd_err e = s->kept ? PD_EAGAIN : offer(net, s, bytes, n);
     if (e == PD_EGONE)
         return pd_fail(e, "the session is no more");
-    if (e != PD_EAGAIN)
-        return e;
-    s->kept = malloc(n);
-    if (!s->kept)
-        return pd_fail(PD_ENOMEM, "no memory to keep a frame");
-    memcpy(s->kept, bytes, n);
-    s->kept_n = n;
-    return pd_fail(PD_EAGAIN, "the peer's buffers are full");
+    return e == PD_EAGAIN ? keep(s, bytes, n) : e;
 }
 
 void pd_net_close(pd_net *net, uint64_t id) {
@@ -503,7 +523,8 @@ static bool tell_over(pd_net *net, session *s, pd_net_event *out) {
     return true;
 }
 
-/* The next event of one session: timers, its kept frame, and of an outbound one news and frames. */
+/* The next event of one session: timers, its kept frames, and of an outbound one news and frames.
+ */
 static bool session_next(pd_net *net, session *s, uint64_t now, pd_net_event *out) {
     if (s->state == LEAVING && now >= s->deadline_ms)
         session_free(net, s);
@@ -511,11 +532,8 @@ static bool session_next(pd_net *net, session *s, uint64_t now, pd_net_event *ou
         return false;
     if (s->state == DIALING && now >= s->deadline_ms)
         session_over(net, s, "no answer in time");
-    if (s->kept && !s->over && offer(net, s, s->kept, s->kept_n) == PD_OK) {
-        free(s->kept);
-        s->kept = NULL;
+    if (s->kept && !s->over && flush(net, s))
         return event_of(s, PD_NET_FLOWING, out);
-    }
     if (!s->outbound)
         return s->over && (s->mute || net->dry > s->over_dry) && tell_over(net, s, out);
     if (call_news(net, s, out))

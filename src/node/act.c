@@ -14,13 +14,12 @@ static void defer(pd_node *n, const pd_event *e) {
 
 static void send_frame(pd_node *n, const pd_action *a) {
     pd_err e = pd_net_send(n->net, a->session, a->p, a->n);
-    pd_event v = {.session = a->session};
-    if (e == PD_EAGAIN)
-        v.kind = PD_EV_CLOGGED;
-    else if (e)
-        v.kind = PD_EV_SESSION_DOWN;
-    else
+    pd_event v = {.session = a->session,
+                  .kind = e == PD_EAGAIN ? PD_EV_CLOGGED : PD_EV_SESSION_DOWN};
+    if (!e)
         return;
+    if (e != PD_EAGAIN && e != PD_EGONE) /* a frame is lost: the other end must hear of it, too */
+        pd_net_close(n->net, a->session);
     defer(n, &v);
 }
 

@@ -137,11 +137,13 @@ def thin(o):
     s.pass_time(20)
     first = s.nodes[0].status()["records"]
     own, sent, began = s.nodes[1].status()["step"], s.wire_bytes(), time.monotonic()
+    framed = sum(n.status()["bytes_out"] for n in s.nodes)
     seals = count_seals(s.nodes[1], 600 * o.scale)
     s.witness()
     wire, seconds = s.wire_bytes() - sent, time.monotonic() - began
     k = (s.nodes[1].status()["step"] - own) / max(1, seals)
     hops = (s.nodes[0].status()["records"] - first) * (o.nodes - 1)
+    framed = sum(n.status()["bytes_out"] for n in s.nodes) - framed
     took = within(o, s.settle(120), 60, "equal")
     made = s.compare()
     copies = 1 + sum(n.status()["duplicate_bytes"] for n in s.nodes) / (made * (o.nodes - 1))
@@ -149,9 +151,8 @@ def thin(o):
     formula = one_hop(k, 0.05)
     s.no_fork()
     return "equal %.1f s after the last record; %d records, %.3f copies; %.0f B/s a node; %.1f bytes on the line a " \
-           "record and hop, %.1f by the formula for seals of %.1f (%+.0f %%)" % (
-               took, made, copies, wire / seconds / o.nodes, wire / hops, formula, k,
-               100 * (wire / hops / formula - 1))
+           "record and hop, %.1f of them in frames; by the formula for seals of %.1f %.1f and %.1f" % (
+               took, made, copies, wire / seconds / o.nodes, wire / hops, framed / hops, k, formula, 1 + 69 / k)
 
 
 @test(nodes=30, seconds=540, short=0.1)
@@ -253,6 +254,7 @@ def any_ticket(s):
 def exchange(s, left):
     """One leaves for good, another joins."""
     leaver = s.rng.choice(s.nodes[1:])
+    s.wait(lambda: leaver.status() is not None, 60, "%s answers" % leaver.name)
     leaver.peerctl("leave")
     leaver.ended(0)
     left.append(leaver)

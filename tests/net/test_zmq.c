@@ -370,7 +370,9 @@ START_TEST(hostile_members_lose_their_session) {
 }
 END_TEST
 
-/* A peer that reads nothing costs a bounded amount, delays nobody, and loses no frame. */
+/* A peer that reads nothing costs a bounded amount, delays nobody, and loses no frame: also not
+ * those of a step that says several things to it, as a comparison of logs does; such a link was
+ * dropped at one end and lived on for 45 s at the other. */
 START_TEST(back_pressure_is_told_and_bounded) {
     enum { SIZE = 16384 };
     static uint8_t frame[SIZE];
@@ -380,18 +382,20 @@ START_TEST(back_pressure_is_told_and_bounded) {
     void *ctx = zmq_ctx_new(), *s = hostile(ctx, &b, &a, NULL);
     zmq_send(s, "hi", 3, 0);
     uint64_t in = EXPECT(&a, PD_NET_UP, &a)->session;
-    uint32_t sent = 0;
+    uint32_t sent = 0, kept = 0;
     pd_err r = PD_OK;
     for (int quiet = 0; quiet < 20;) { /* until it stays full */
         memcpy(frame, &sent, 4);
         r = pd_net_send(a.net, in, frame, SIZE);
         ck_assert(r == PD_OK || r == PD_EAGAIN || r == PD_EFULL);
+        kept += r == PD_EAGAIN;
         sent += r != PD_EFULL;
         quiet = r == PD_EFULL ? quiet + 1 : 0;
         turn(&a, 10);
     }
     printf("a peer that reads nothing takes %u KB\n", sent * (SIZE / 1024));
     ck_assert_uint_lt(sent, 40);
+    ck_assert_uint_ge(kept, 4); /* what a step says */
     uint32_t got = 0, v = 0;
     zmq_setsockopt(s, ZMQ_RCVTIMEO, &(int){20}, sizeof(int));
     for (uint64_t until = pd_clock_ms() + WAIT_MS; got < sent && pd_clock_ms() < until; turn(&a, 0))
