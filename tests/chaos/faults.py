@@ -673,12 +673,14 @@ def newcomer(o):
     s.wait(lambda: (late.status() or {}).get("records", 0) >= wanted, 600, "the newcomer holds them", every=2)
     took, cpu = time.monotonic() - began, late.cpu_seconds()
     down = s.counts()[late.number]["delivered_bytes"] - before
+    twice = late.status()["duplicate_bytes"]
     s.settle(120)
     records = s.compare()
     most = 1.2 * 1.04 * records / 6900 + cpu
     within(o, took, max(most, 30), "the newcomer holds all")  # a few records cost what a join costs
-    return "%d records in %.0f s (%.1f s to join), %d bytes came down: %.2f a record; 1.2 x bytes / 6.9 kB/s and " \
-           "%.1f s of processor are %.0f s" % (records, took, joined, down, down / records, cpu, most)
+    return "%d records in %.0f s (%.1f s to join), %d bytes came down, %.2f a record, %d of them records twice; " \
+           "1.2 x bytes / 6.9 kB/s and %.1f s of processor are %.0f s" % (records, took, joined, down, down / records,
+                                                                         twice, cpu, most)
 
 
 @test(nodes=4, seconds=130)
