@@ -123,7 +123,7 @@ def count_seals(node, seconds):
 
 
 def one_hop(k, loss):
-    """Bytes on a line for each record of a seal of k that goes out alone (GOSSIP.md 3.4): record, seal, framing of
+    """Bytes on a line for each record of a seal of k that goes out alone, by the design: record, seal, framing of
     CURVE, ZMTP, TCP and IP, and TCP's acknowledgement of it; a lost packet goes out once more."""
     return (1 + (69 + 45 + 52 + 52) / k) / (1 - loss)
 
@@ -245,7 +245,7 @@ def any_ticket(s):
     """Of a member drawn by lot; who is four invitations away from the founder refuses."""
     while True:
         try:
-            return s.ticket(s.rng.choice(s.running()))
+            return s.ticket(s.rng.choice([n for n in s.running() if n.status()]))
         except Failed as e:
             if "invitations away from the founder" not in str(e):
                 raise
