@@ -419,7 +419,7 @@ static bool all_told(const pd_core *c) {
             continue;
         for (uint32_t s = 0; s < PD_STREAMS; s++) {
             uint32_t log = c->own.author * PD_STREAMS + s;
-            if (l->log[log].flags & PD_LONG)
+            if (l->log[log].flags & PD_WAITS)
                 continue; /* it takes it from somebody else, or later */
             if (l->log[log].sent < c->author[c->own.author].log[s].held ||
                 l->acked < l->log[log].mark)

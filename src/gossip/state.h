@@ -56,13 +56,15 @@ enum {
     PD_REPAIR_LEAST_MS = 3000,
     PD_REPAIR_MOST_MS = 60000,
     PD_REPAIR_MAX_MS = 300000, /* a repair that brings nothing is tried ever later, up to this */
-    PD_GRAFT_MS = 50,          /* a log that has no tree yet: as soon as somebody has it */
-    PD_GRAFT_TRIES = 3,        /* the third repair in a row that the tree did not spare us */
-    PD_REPAIRS_MAX = 64,       /* open pulls */
-    PD_SYNC_MS = 30000,        /* SUMMARY rides on the next frame after this, +-20 % ... */
-    PD_SYNC_ALONE_MS = 60000,  /* ... and goes alone after this */
-    PD_QUIET_MS = 10000,       /* nothing grew: whoever still differs is told all */
-    PD_VV_MS = 1800000,        /* and once in this time also while everything moves */
+    PD_LONG_MS = 30000,  /* for the next piece of a long gap: four links may share a line on which
+                            one  frame takes 2 s, behind what its queues hold */
+    PD_GRAFT_MS = 50,    /* a log that has no tree yet: as soon as somebody has it */
+    PD_GRAFT_TRIES = 3,  /* the third repair in a row that the tree did not spare us */
+    PD_REPAIRS_MAX = 64, /* open pulls */
+    PD_SYNC_MS = 30000,  /* SUMMARY rides on the next frame after this, +-20 % ... */
+    PD_SYNC_ALONE_MS = 60000, /* ... and goes alone after this */
+    PD_QUIET_MS = 10000,      /* nothing grew: whoever still differs is told all */
+    PD_VV_MS = 1800000,       /* and once in this time also while everything moves */
     PD_PACE_MS = 60000, /* a link that does not hold the pace of its trees so long gets none */
     PD_PING_MS = 15000,
     PD_SUSPECT_MS = 30000,
@@ -196,7 +198,7 @@ enum {
     PD_PRUNE = 32,  /* a PRUNE is to be sent */
     PD_BAD = 64,    /* a seal of this log failed here: not asked again in this session */
     PD_SHOWN = 128, /* the author was shown what we hold instead */
-    PD_LONG = 256,  /* our own log, so far ahead at the session's start that the peer asks for it */
+    PD_WAITS = 256, /* our own log, so far ahead at the session's start that the peer asks for it */
 };
 
 /* One log as seen over one session. */

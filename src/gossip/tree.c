@@ -32,7 +32,7 @@ bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t index) {
     bool own = pd_is_own(c, index);
     const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
     if (l->compare || l->observer || (own && log->v.void_at != PD_VOID_NEVER) ||
-        (l->log[index].flags & PD_LONG))
+        (l->log[index].flags & PD_WAITS))
         return false;
     return (l->log[index].flags & PD_EAGER) || (c->view.mesh && own);
 }
@@ -51,7 +51,7 @@ void pd_tree_begin(pd_core *c, pd_link *l) {
     for (uint32_t i = 0; i < pd_logs(c); i++) {
         pd_link_log *ll = &l->log[i];
         if (pd_is_own(c, i) && is_long(ll->peer, pd_log_at_index(c, i)->chain.n))
-            ll->flags |= PD_LONG;
+            ll->flags |= PD_WAITS;
         pd_tree_due(c, l, i);
     }
 }
@@ -213,7 +213,8 @@ static void repair(pd_core *c, uint32_t index) {
         pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS / 2);
         return;
     }
-    uint64_t least = repair_wait(c), backoff = 2 * (uint64_t)log->backoff_ms;
+    bool gap = is_long(log->chain.n, log->goal);
+    uint64_t least = gap ? PD_LONG_MS : repair_wait(c), backoff = 2 * (uint64_t)log->backoff_ms;
     log->backoff_ms = (uint32_t)(backoff < least              ? least
                                  : backoff > PD_REPAIR_MAX_MS ? PD_REPAIR_MAX_MS
                                                               : backoff);
@@ -320,7 +321,7 @@ void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     }
     if (from < log->held && log->held - from > it->u.pull.limit)
         return;
-    ll->flags &= (uint16_t)~PD_LONG;
+    ll->flags &= (uint16_t)~PD_WAITS;
     if (from >= log->held) { /* it has had this much of somebody else */
         ll->sent = (uint32_t)log->held;
         return;
