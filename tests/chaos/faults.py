@@ -254,7 +254,7 @@ def any_ticket(s):
 def exchange(s, left):
     """One leaves for good, another joins."""
     leaver = s.rng.choice(s.nodes[1:])
-    s.wait(lambda: leaver.status() is not None, 60, "%s answers" % leaver.name)
+    s.wait(lambda: (leaver.status() or {}).get("state") == "speaking", 120, "%s speaks" % leaver.name)
     leaver.peerctl("leave")
     leaver.ended(0)
     left.append(leaver)
