@@ -112,8 +112,7 @@ static bool is_newest(const pd_core *c, const pd_author_state *a) {
 
 static void admit(pd_core *c, uint16_t author, const pd_control *rec) {
     const pd_author_state *issuer = &c->author[author];
-    bool known = pd_member_find(c, rec->subject) != PD_NONE,
-         now = pd_verdict_admits(c, author, rec);
+    bool known = pd_member_find(c, rec->subject) != PD_NONE, now = pd_verdict_admits(c, author, rec);
     if (known)
         return;
     if (c->max_out && issuer->member == c->self) {
@@ -174,8 +173,8 @@ void pd_members_read(pd_core *c, uint16_t author) {
     const pd_log *log = &a->log[PD_STREAM_CONTROL];
     uint8_t *buf = c->record;
     while (!a->broken && a->parsed < log->held) {
-        size_t n = c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf,
-                                 sizeof c->record);
+        size_t n =
+            c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof c->record);
         size_t at = 0;
         while (at < n) {
             pd_control rec;

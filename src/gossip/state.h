@@ -57,7 +57,7 @@ enum {
     PD_REPAIR_MOST_MS = 60000,
     PD_REPAIR_MAX_MS = 300000, /* a repair that brings nothing is tried ever later, up to this */
     PD_LONG_MS = 30000,  /* for the next piece of a long gap: four links may share a line on which
-                            one  frame takes 2 s, behind what its queues hold */
+                            one frame takes 2 s, behind what its queues hold */
     PD_GRAFT_MS = 50,    /* a log that has no tree yet: as soon as somebody has it */
     PD_GRAFT_TRIES = 3,  /* the third repair in a row that the tree did not spare us */
     PD_REPAIRS_MAX = 64, /* open pulls */
