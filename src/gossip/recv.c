@@ -114,6 +114,17 @@ static void malformed(pd_core *c, pd_link *l) {
         pd_link_close(c, l, "malformed frame");
 }
 
+/* Its first words: it is not hostile, only older or newer.  Nothing is held against it, since it
+ * may be put right at any moment. */
+static void other_version(pd_core *c, pd_link *l, unsigned version) {
+    pd_note(
+        c, PD_LOG_WARN,
+        "%s speaks another frame version, %u, and this node %u: no link until one of the two is "
+        "brought up to date",
+        pd_short(l->key, (char[9]){0}), version, PD_FRAME_VERSION);
+    pd_link_close(c, l, "it speaks another frame version");
+}
+
 /* Is this the item that may stand here: HELLO first of a member, JOIN of a guest? */
 static bool in_order(const pd_link *l, const pd_item *it) {
     if (it->kind == PD_ITEM_BYE)
@@ -141,6 +152,10 @@ void pd_recv(pd_core *c, const pd_event *e) {
     pd_reader r;
     uint64_t ack;
     pd_item it;
+    if (!l->guest && !l->hello_in && e->n && e->p[0] != PD_FRAME_VERSION) {
+        other_version(c, l, e->p[0]);
+        return;
+    }
     if (!well_formed(e->p, e->n, &r, &ack) || ack > l->tx || ack < l->acked) {
         malformed(c, l);
         return;

@@ -689,7 +689,7 @@ def versions(o):
     s = Swarm(o, o.nodes)
     s.assemble()
     node, took, said = s.nodes[1], [], []
-    for program, words in (("peerd_next_proto", "another protocol version"), ("peerd_next_frame", "does not parse")):
+    for program, words in (("peerd_next_proto", "another protocol version"), ("peerd_next_frame", "another frame version")):
         s.pass_time(10)
         node.stop()
         s.settle(60, "without n1")

@@ -553,6 +553,23 @@ static void knock(world *w, bool right, bool spent) {
     say(w, &it, 1);
 }
 
+/* Else who tried a newer program is refused for ten minutes after it went back to the old one. */
+START_TEST(another_frame_version_is_no_crime) {
+    const uint8_t other[3] = {PD_FRAME_VERSION + 1, 0, 0};
+    world *w = make(NULL, 0);
+    pd_peer_status p;
+    for (uint64_t s = 1; s < 9; s++) {
+        up(w, s, w->b.pub);
+        ck_assert(!find(w, PD_ACT_CLOSE));
+        pd_event e = {.kind = PD_EV_FRAME, .session = s, .p = other, .n = sizeof other};
+        step(w, &e);
+        ck_assert(find(w, PD_ACT_CLOSE));
+        ck_assert(pd_core_peer_get(w->core, w->now, 0, &p) && p.score == 0);
+    }
+    drop(w);
+}
+END_TEST
+
 START_TEST(a_guest_is_welcomed_only_when_its_record_is_durable) {
     world *w = speaking(NULL, 0);
     pd_item it;
@@ -704,6 +721,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, of_two_processes_with_our_key_the_higher_number_ends);
     tcase_add_test(tc, every_changed_byte_of_a_frame_is_harmless);
     tcase_add_test(tc, what_is_out_of_order_closes_the_session);
+    tcase_add_test(tc, another_frame_version_is_no_crime);
     tcase_add_test(tc, a_guest_is_welcomed_only_when_its_record_is_durable);
     tcase_add_test(tc, a_guest_without_its_key_or_with_a_used_ticket_is_refused);
     tcase_add_test(tc, silence_is_asked_about_and_then_ends_the_session);
