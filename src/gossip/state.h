@@ -114,7 +114,7 @@ enum {
     PD_HEADS_MAX = 2048,   /* in one HEADS or VV; the next one goes on */
     PD_OUT_BYTES = 65536,  /* frames built in one step; more wait for the next */
     PD_NOTES_MAX = 16,
-    PD_SAID_MAX = 64,      /* items about forks in one step */
+    PD_SAID_MAX = 64,     /* items about forks in one step */
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
@@ -227,9 +227,9 @@ typedef struct pd_link {
     uint32_t window, rtt_ms, rate;     /* rate: bytes/s while the window was the limit */
     uint64_t rate_ms, rate_acked;
     uint32_t ping_nonce, pong_nonce;
-    uint64_t ping_ms; /* 0: none open */
-    uint32_t pings;   /* since something was heard */
-    uint64_t vv_ms;
+    uint64_t ping_ms;           /* 0: none open */
+    uint32_t pings;             /* since something was heard */
+    uint64_t vv_ms, compare_ms; /* compare: heads of a log that may be forked */
     uint32_t
         vv_next; /* the log, by our aliases, that the next part of a VV begins with; 0: the first */
     uint64_t claim_ms; /* listening: since when it has claimed more of our own log than we hold */
@@ -281,7 +281,7 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t *bytes; /* pd_own's */
+    uint8_t *bytes;            /* pd_own's */
     uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
@@ -577,8 +577,8 @@ bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
 /* verdict.c */
 void pd_verdict_new_member(pd_core *c, pd_member *m);
 void pd_verdict_new_author(pd_core *c, pd_author_state *a);
-/* Does a MEMBER record that was just read admit its subject?  False also where that has to be judged
- * with all else. */
+/* Does a MEMBER record that was just read admit its subject?  False also where that has to be
+ * judged with all else. */
 bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec);
 void pd_verdict_admitted(pd_core *c, uint16_t author, uint16_t member);
 bool pd_verdict_may_invite(const pd_core *c);
@@ -612,8 +612,8 @@ bool pd_score_refuses(const pd_core *c, uint16_t member);
 bool pd_budget(pd_core *c, pd_link *l, uint32_t seals);
 
 /* send.c */
-/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False: no
- * room now. */
+/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False:
+ * no room now. */
 bool pd_send_fork(pd_core *c, pd_link *l, const pd_item *it);
 void pd_send_frames(pd_core *c);
 /* A frame that a link need not wait for: only this item, at once. */

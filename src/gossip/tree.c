@@ -47,10 +47,11 @@ void pd_tree_look(pd_core *c, uint32_t index, uint64_t ms) {
 
 /* T_rep: what the tree takes longer than the telling, as measured. */
 static uint64_t repair_wait(const pd_core *c) {
+    if (c->conf.repair_ms)
+        return c->conf.repair_ms;
     uint64_t ms = c->gap_ms ? c->gap_ms + 4 * (uint64_t)c->gap_var_ms : PD_REPAIR_MS;
-    return ms < PD_REPAIR_LEAST_MS  ? PD_REPAIR_LEAST_MS
-           : ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS
-                                    : ms;
+    uint64_t least = PD_REPAIR_LEAST_MS + 2 * pd_view_frame_ms(c, NULL);
+    return ms < least ? least : ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS : ms;
 }
 
 static void measure_gap(pd_core *c, uint64_t ms) {
@@ -208,11 +209,18 @@ void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
     uint16_t link = pd_link_index(c, l);
     if (log->pull == link) {
         l->answer_ms = c->now;
+        if (!c->view.mesh && log->parent != link && is_live(c, log->parent)) {
+            /* It need not send this any more, and may lack it itself. */
+            pd_set_add(c->link[log->parent].tell, index);
+            c->link[log->parent].heads_ms = c->now;
+        }
         return;
     }
     if (pd_is_own(c, index) || l->compare)
         return;
-    if (log->told_ms && log->pull == PD_NONE)
+    /* Also where it overtook a pull from elsewhere: the pull was too early, and if that did not
+     * count, pulls would race with the trees for ever. */
+    if (log->told_ms)
         measure_gap(c, c->now - log->told_ms);
     log->late = 0;
     hang_on(c, l, index);
@@ -270,16 +278,21 @@ void pd_tree_prune(pd_core *c, pd_link *l, uint32_t theirs) {
 
 /* ---- a link is gone ---- */
 
-/* Another link for a tree: the one whose peer holds most, and does not hang on us itself. */
+/* Another link for a tree: the one whose peer holds most, if that is more than we hold; it does not
+ * hang on the lost branch, as others near us may.  With none the log waits until somebody tells of
+ * more: a GRAFT on a peer that is as cut off as we are makes circles, and circles make copies. */
 static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
+    uint64_t most = pd_log_at_index(c, index)->chain.n;
     pd_link *best = NULL;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
         if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
             l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)))
             continue;
-        if (!best || l->log[index].peer > best->log[index].peer)
+        if (l->log[index].peer > most) {
+            most = l->log[index].peer;
             best = l;
+        }
     }
     return best;
 }

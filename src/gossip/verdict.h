@@ -19,9 +19,8 @@ enum {
     PD_FORKS_MAX = 2,   /* searches at a time */
     PD_FORK_MS = 10000, /* an answer should be here, tried PD_FORK_TRIES times */
     PD_FORK_TRIES = 3,
-    PD_COMPARE_BUSY =
-        4, /* heads compared at a SUMMARY that differs, while bytes are under way ... */
-    PD_COMPARE_STILL = 64, /* ... and when both hold equally many */
+    PD_COMPARE_BUSY = 1,   /* heads compared in PD_COMPARE_MS while bytes are under way ... */
+    PD_COMPARE_STILL = 64, /* ... and at a SUMMARY when both hold equally many */
 
     PD_SCORE_LEAST = -50,        /* below it: closed and refused ... */
     PD_SCORE_MS = 60000,         /* one point is forgotten in this time */

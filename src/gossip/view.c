@@ -27,8 +27,8 @@ uint32_t pd_view_wanted(const pd_core *c) {
 }
 
 uint64_t pd_view_frame_ms(const pd_core *c, const pd_link *l) {
-    bool thin = c->conf.thin || (l->rate && l->rate < PD_THIN_BYTES);
-    return c->view.mesh ? PD_FRAME_MS : thin && c->busy ? PD_FRAME_THIN_MS : PD_FRAME_VIEW_MS;
+    bool thin = c->conf.thin || (c->busy && l && l->rate && l->rate < PD_THIN_BYTES);
+    return c->view.mesh ? PD_FRAME_MS : thin ? PD_FRAME_THIN_MS : PD_FRAME_VIEW_MS;
 }
 
 void pd_view_changed(pd_core *c) {
@@ -85,10 +85,10 @@ static bool is_candidate(const pd_core *c, uint32_t i, bool anyone) {
            !pd_dial_has_session(c, (uint16_t)i);
 }
 
-/* The k-th candidate, not near a neighbour or near one. */
-static uint16_t kth(const pd_core *c, const near_by *near, bool anyone, bool near_one, uint64_t k) {
+/* The k-th candidate, of those far from every neighbour or of all. */
+static uint16_t kth(const pd_core *c, const near_by *near, bool anyone, bool far, uint64_t k) {
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (is_candidate(c, i, anyone) && is_near(near, &c->member[i]) == near_one && k-- == 0)
+        if (is_candidate(c, i, anyone) && !(far && is_near(near, &c->member[i])) && k-- == 0)
             return (uint16_t)i;
     return PD_NONE;
 }
@@ -107,8 +107,10 @@ uint16_t pd_view_choose(pd_core *c, bool compare) {
     for (uint32_t i = 0; i < c->n_members; i++)
         if (is_candidate(c, i, anyone))
             *(is_near(&near, &c->member[i]) ? &close : &far) += 1;
-    uint64_t n = far ? far : close;
-    return n ? kth(c, &near, anyone, !far, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
+    /* A small network beside a large one has no room for a link of everyone in that. */
+    bool spread = 3 * far >= close;
+    uint64_t n = spread ? far : far + close;
+    return n ? kth(c, &near, anyone, spread, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
 }
 
 /* ---- places ---- */
