@@ -89,9 +89,11 @@ enum {
     PD_VIEW_FEW = 2,     /* who has fewer is taken even where there is no place */
     PD_COMPARES_MAX = 4, /* sessions only to compare */
     PD_SURVEY_MS = 5000,
-    PD_FILL_MS = 30000,     /* between calls for a link more than the least: places may be rare */
-    PD_ROTATE_MS = 1800000, /* +-20 %: one link is replaced by another */
-    PD_COMPARE_MS = 300000, /* +-20 %: somebody who is not linked is asked what it holds */
+    PD_FILL_MS = 30000,      /* between calls for a link more than the least: places may be rare */
+    PD_ROTATE_MS = 1800000,  /* +-20 %: one link is replaced by another */
+    PD_COMPARE_MS = 300000,  /* +-20 %: somebody who is not linked is asked what it holds, ... */
+    PD_COMPARE_MEMBERS = 64, /* ... for each so many members so much more rarely, ... */
+    PD_COMPARE_RARE = 6,     /* ... up to this many times */
     PD_COMPARE_LASTS_MS = 30000,
     PD_FRESH_MS = 3600000, /* heard of within this time: a neighbour to choose */
 

@@ -204,6 +204,14 @@ void pd_tree_tick(pd_core *c) {
 
 /* ---- what arrives ---- */
 
+/* Is this the late answer to a pull that is not open any more?  Then it says nothing of a tree. */
+static bool is_late_answer(pd_log *log, uint16_t link) {
+    bool late = log->last == link && log->parent != link;
+    if (late)
+        log->last = PD_NONE;
+    return late;
+}
+
 void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
     uint16_t link = pd_link_index(c, l);
@@ -216,7 +224,7 @@ void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
         }
         return;
     }
-    if (pd_is_own(c, index) || l->compare)
+    if (pd_is_own(c, index) || l->compare || is_late_answer(log, link))
         return;
     /* Also where it overtook a pull from elsewhere: the pull was too early, and if that did not
      * count, pulls would race with the trees for ever. */
@@ -231,7 +239,7 @@ void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t index) {
     const pd_author_state *a = &c->author[index / PD_STREAMS];
     uint16_t link = pd_link_index(c, l);
     l->duplicates++;
-    if (log->parent == link || l->compare || pd_is_own(c, index))
+    if (log->parent == link || l->compare || pd_is_own(c, index) || is_late_answer(log, link))
         return;
     if (!is_live(c, log->parent)) {
         hang_on(c, l, index);

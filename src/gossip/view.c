@@ -292,6 +292,13 @@ static void end_compare(pd_core *c, pd_link *l) {
     pd_link_bye(c, l, PD_BYE_DONE);
 }
 
+/* In a large run the others ask too: that a comparison crosses a split takes no longer, and what
+ * each costs, a VV of all logs both ways, grows with the run. */
+static uint64_t compare_wait(const pd_core *c) {
+    uint32_t most = PD_COMPARE_RARE, n = c->view.counted / PD_COMPARE_MEMBERS;
+    return (uint64_t)PD_COMPARE_MS * (n < 1 ? 1 : n > most ? most : n);
+}
+
 static void keep_view(pd_core *c) {
     pd_view *v = &c->view;
     uint32_t links = pd_view_links(c);
@@ -305,7 +312,7 @@ static void keep_view(pd_core *c) {
     }
     if (c->now >= v->compare_ms) {
         uint16_t m = v->compare_ms && links ? pd_view_choose(c, true) : PD_NONE;
-        v->compare_ms = c->now + pd_jitter(c, PD_COMPARE_MS, 20);
+        v->compare_ms = c->now + pd_jitter(c, compare_wait(c), 20);
         if (m != PD_NONE)
             pd_dial_compare(c, m);
     }

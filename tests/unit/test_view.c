@@ -548,6 +548,36 @@ START_TEST(an_observer_pulls_and_makes_nothing) {
 }
 END_TEST
 
+/* Own STOREs of control records within so long. */
+static unsigned control_records(world *w, uint64_t ms) {
+    unsigned n = 0;
+    for (uint64_t t = 0; t < ms; t += 10000) {
+        tick(w, 10000);
+        for (size_t i = 0; i < w->n; i++)
+            n += w->acts[i].kind == PD_ACT_STORE && w->acts[i].stream == PD_STREAM_CONTROL;
+    }
+    return n;
+}
+
+/* Who has nothing to say shows every ten minutes that it lives; who is about to seal need not, or
+ * a large run, which seals every quarter of an hour, would pay for both. */
+START_TEST(a_seal_to_come_is_life_enough) {
+    for (int records = 0; records < 2; records++) {
+        world *w = make(30);
+        pd_event e = {.kind = PD_EV_GRADIENT, .byte = 1};
+        w->conf.solo = true;
+        w->conf.seal_ms = 900000;
+        open_core(w);
+        tick(w, 1000);
+        ck_assert(pd_core_may_speak(w->core, &e.author, &e.at));
+        if (records)
+            step(w, &e);
+        ck_assert_uint_eq(control_records(w, 700000), !records);
+        drop(w);
+    }
+}
+END_TEST
+
 /* ---- what is longer than a frame or a stage ---- */
 
 /* A node that knows thousands of authors tells all of them, in as many frames as it takes. */
@@ -632,6 +662,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, a_link_is_asked_for_what_a_comparison_has_shown);
     tcase_add_test(tc, repairs_are_few_and_patient);
     tcase_add_test(tc, an_observer_pulls_and_makes_nothing);
+    tcase_add_test(tc, a_seal_to_come_is_life_enough);
     tcase_add_test(tc, a_version_vector_of_thousands_comes_in_parts);
     tcase_add_test(tc, a_gap_longer_than_a_stage_is_caught_up);
 }
