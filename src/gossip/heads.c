@@ -221,6 +221,12 @@ bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
     return all;
 }
 
+uint64_t pd_heads_wait(pd_core *c, const pd_link *l) {
+    uint64_t frame_ms = pd_view_frame_ms(c, l);
+    uint64_t slower = frame_ms > PD_FRAME_VIEW_MS ? 2 * (frame_ms - PD_FRAME_VIEW_MS) : 0;
+    return pd_jitter(c, l->observer ? PD_LAZY_OBSERVER_MS : PD_LAZY_MS + slower, 25);
+}
+
 uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone) {
     if (!l->heads_ms)
         return PD_NEVER;

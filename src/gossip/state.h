@@ -474,6 +474,9 @@ void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, 
 /* Put what has to be told of; false: something did not fit. */
 bool pd_heads_put_vv(pd_core *c, pd_link *l, pd_writer *w);
 bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w);
+/* How long what came here is left to the trees before this link is told of it: longer where frames
+ * are rare, and so trees slow. */
+uint64_t pd_heads_wait(pd_core *c, const pd_link *l);
 /* When HEADS of this link leave: on a frame that leaves anyway, or alone; PD_NEVER. */
 uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone);
 void pd_heads_tick(pd_core *c);

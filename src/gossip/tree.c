@@ -367,6 +367,9 @@ bool pd_tree_put(pd_core *c, pd_link *l, pd_writer *w) {
         pd_link_log *ll = &l->log[i];
         if (!pd_alias_announce(c, l, w, i / PD_STREAMS))
             return false;
+        bool came = ll->peer <= pd_log_at_index(c, i)->chain.n; /* meanwhile, from elsewhere */
+        if (came && !(ll->flags & (PD_GRAFT | PD_ASK_ALL)))
+            ll->flags &= (uint8_t)~PD_ASK;
         if ((ll->flags & (PD_ASK | PD_ASK_ALL)) && !put_pull(c, l, w, i))
             return false;
         pd_item prune = {.kind = PD_ITEM_PRUNE, .u.prune = pd_alias_number(l, i)};

@@ -253,7 +253,7 @@ static void relieve(pd_core *c, pd_link *l) {
     }
     l->blocked_ms = c->now;
     if (!l->heads_ms)
-        l->heads_ms = c->now + pd_jitter(c, PD_LAZY_MS, 25);
+        l->heads_ms = c->now + pd_heads_wait(c, l);
 }
 
 static void measure_line(pd_core *c) {
