@@ -32,9 +32,11 @@ static void print_run(const cJSON *r) {
     printf("space     %s, rank %s, %s coordinates; rule %s\n", ctl_or_dash(ctl_text(space, "kind")),
            ctl_count(ctl_number(space, "rank")), ctl_count(ctl_number(space, "coords")),
            ctl_or_dash(ctl_text(r, "rule")));
-    snprintf(text, sizeof text, "%s  %s, %s%s, up %s", ctl_key(ctl_text(r, "key")),
+    bool thin = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(r, "thin"));
+    snprintf(text, sizeof text, "%s  %s, %s%s%s, up %s", ctl_key(ctl_text(r, "key")),
              ctl_or_dash(ctl_text(r, "name")), listen ? "listening on " : "which cannot be dialled",
-             listen ? listen : "", ctl_age(1000 * ctl_number(r, "uptime_s")));
+             listen ? listen : "", thin ? ", on a thin line" : "",
+             ctl_age(1000 * ctl_number(r, "uptime_s")));
     ctl_wrap(10, "node", text);
 }
 

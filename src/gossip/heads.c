@@ -13,16 +13,14 @@ void pd_heads_note(pd_core *c, pd_link *l, uint32_t index, uint64_t n) {
     if (n <= l->log[index].peer)
         return;
     l->log[index].peer = (uint32_t)n;
-    bool more = n > log->goal, opening = n > log->chain.n && !l->vv_in;
-    if ((!more && !opening) || pd_log_is_closed(log))
+    if (n <= log->chain.n || pd_log_is_closed(log))
         return;
     bool lacked = log->goal > log->chain.n;
-    if (more)
-        log->goal = n;
+    log->goal = n > log->goal ? n : log->goal;
     pd_set_add(c->lack, index);
     if (!lacked)
         log->told_ms = c->now;
-    pd_tree_lacks(c, l, index);
+    pd_tree_lacks(c, l, index); /* also where it was known: this link may be a nearer one */
 }
 
 static void note(pd_core *c, pd_link *l, uint32_t theirs, uint64_t n) {
@@ -81,8 +79,16 @@ void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, 
     bool still = c->now >= c->grown_ms + PD_QUIET_MS;
     if (hello || c->now >= l->vv_ms + (still ? PD_LAZY_MS : PD_VV_MS))
         l->vv_due = l->vv_want = l->want = true;
-    if (l->vv_in)
-        pd_fork_compare(c, l, total == c->total);
+    if (!l->vv_in)
+        return;
+    /* While all moves, what is sealed next shows by itself whether its log was forked: only what
+     * rests has to be asked for, and that can wait. */
+    if (still && total == c->total) {
+        pd_fork_compare(c, l, true);
+    } else if (c->now >= l->compare_ms + PD_COMPARE_MS) {
+        pd_fork_compare(c, l, false);
+        l->compare_ms = c->now;
+    }
 }
 
 /* ---- telling ---- */
@@ -214,10 +220,20 @@ bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
     return all;
 }
 
+uint64_t pd_heads_wait(pd_core *c, const pd_link *l) {
+    uint64_t frame_ms = pd_view_frame_ms(c, l);
+    uint64_t slower = frame_ms > PD_FRAME_VIEW_MS ? 2 * (frame_ms - PD_FRAME_VIEW_MS) : 0;
+    return pd_jitter(c, l->observer ? PD_LAZY_OBSERVER_MS : PD_LAZY_MS + slower, 25);
+}
+
 uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone) {
     if (!l->heads_ms)
         return PD_NEVER;
-    return l->heads_ms + (alone && c->view.mesh ? PD_LAZY_MESH_MS : 0);
+    if (c->view.mesh)
+        return l->heads_ms + (alone ? PD_LAZY_MESH_MS : 0);
+    /* A frame of their own costs more than all the HEADS in it: they get on an earlier one. */
+    uint64_t early = alone ? 0 : PD_LAZY_MS / 2;
+    return l->heads_ms > early ? l->heads_ms - early : 0;
 }
 
 void pd_heads_tick(pd_core *c) {

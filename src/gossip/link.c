@@ -163,6 +163,7 @@ void pd_link_hello(pd_core *c, pd_link *l, const pd_hello *h) {
         return;
     }
     l->sync_ms = c->now + pd_jitter(c, PD_SYNC_MS, 20);
+    l->compare_ms = c->now;
     pd_member_hint(m, &h->addr);
     pd_heads_summary(c, l, h->vv_hash, h->total, true);
     l->want = true;

@@ -112,7 +112,8 @@ static bool is_newest(const pd_core *c, const pd_author_state *a) {
 
 static void admit(pd_core *c, uint16_t author, const pd_control *rec) {
     const pd_author_state *issuer = &c->author[author];
-    bool known = pd_member_find(c, rec->subject) != PD_NONE, now = pd_verdict_admits(c, author, rec);
+    bool known = pd_member_find(c, rec->subject) != PD_NONE,
+         now = pd_verdict_admits(c, author, rec);
     if (known)
         return;
     if (c->max_out && issuer->member == c->self) {
@@ -173,8 +174,8 @@ void pd_members_read(pd_core *c, uint16_t author) {
     const pd_log *log = &a->log[PD_STREAM_CONTROL];
     uint8_t *buf = c->record;
     while (!a->broken && a->parsed < log->held) {
-        size_t n =
-            c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf, sizeof c->record);
+        size_t n = c->store.read(c->store.ctx, &a->id, PD_STREAM_CONTROL, a->parsed, buf,
+                                 sizeof c->record);
         size_t at = 0;
         while (at < n) {
             pd_control rec;
@@ -193,16 +194,16 @@ void pd_members_read(pd_core *c, uint16_t author) {
 }
 
 pd_member_state pd_member_state_of(const pd_core *c, const pd_member *m, uint64_t now) {
-    uint64_t quiet = now > m->heard_ms ? now - m->heard_ms : 0;
+    uint64_t quiet = now > m->heard_ms ? now - m->heard_ms : 0, seal_ms = pd_own_seal_ms(c);
+    uint64_t away =
+        PD_AWAY_MS > 2 * seal_ms ? PD_AWAY_MS : 2 * seal_ms; /* seals may be that rare */
     if (pd_member_is_out(m))
         return PD_MEMBER_BANNED;
     if (m->left)
         return PD_MEMBER_LEFT;
     if (m == &c->member[c->self])
         return PD_MEMBER_HERE;
-    return quiet >= PD_GONE_MS   ? PD_MEMBER_GONE
-           : quiet >= PD_AWAY_MS ? PD_MEMBER_AWAY
-                                 : PD_MEMBER_HERE;
+    return quiet >= PD_GONE_MS ? PD_MEMBER_GONE : quiet >= away ? PD_MEMBER_AWAY : PD_MEMBER_HERE;
 }
 
 void pd_members_tick(pd_core *c) {

@@ -96,9 +96,11 @@ enum {
     PD_COMPARES_MAX = 4,  /* sessions only to compare */
     PD_OBSERVERS_MAX = 8, /* of a view; with its links and those to compare, all that there are */
     PD_SURVEY_MS = 5000,
-    PD_FILL_MS = 30000,     /* between calls for a link more than the least: places may be rare */
-    PD_ROTATE_MS = 1800000, /* +-20 %: one link is replaced by another */
-    PD_COMPARE_MS = 300000, /* +-20 %: somebody who is not linked is asked what it holds */
+    PD_FILL_MS = 30000,      /* between calls for a link more than the least: places may be rare */
+    PD_ROTATE_MS = 1800000,  /* +-20 %: one link is replaced by another */
+    PD_COMPARE_MS = 300000,  /* +-20 %: somebody who is not linked is asked what it holds, ... */
+    PD_COMPARE_MEMBERS = 64, /* ... for each so many members so much more rarely, ... */
+    PD_COMPARE_RARE = 6,     /* ... up to this many times */
     PD_COMPARE_LASTS_MS = 30000,
     PD_FRESH_MS = 3600000, /* heard of within this time: a neighbour to choose */
 
@@ -236,9 +238,9 @@ typedef struct pd_link {
     uint32_t window, rtt_ms, rate;     /* rate: bytes/s while the window was the limit */
     uint64_t rate_ms, rate_acked;
     uint32_t ping_nonce, pong_nonce;
-    uint64_t ping_ms; /* 0: none open */
-    uint32_t pings;   /* since something was heard */
-    uint64_t vv_ms;
+    uint64_t ping_ms;           /* 0: none open */
+    uint32_t pings;             /* since something was heard */
+    uint64_t vv_ms, compare_ms; /* compare: heads of a log that may be forked */
     uint32_t
         vv_next; /* the log, by our aliases, that the next part of a VV begins with; 0: the first */
     uint64_t claim_ms; /* listening: since when it has claimed more of our own log than we hold */
@@ -482,6 +484,9 @@ void pd_heads_summary(pd_core *c, pd_link *l, uint64_t vv_hash, uint64_t total, 
 /* Put what has to be told of; false: something did not fit. */
 bool pd_heads_put_vv(pd_core *c, pd_link *l, pd_writer *w);
 bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w);
+/* How long what came here is left to the trees before this link is told of it: longer where frames
+ * are rare, and so trees slow. */
+uint64_t pd_heads_wait(pd_core *c, const pd_link *l);
 /* When HEADS of this link leave: on a frame that leaves anyway, or alone; PD_NEVER. */
 uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone);
 void pd_heads_tick(pd_core *c);

@@ -29,7 +29,7 @@ static const char *why_silent(const pd_core *c) {
         return c->own.first_ms ? "listening to its peers before it speaks"
                                : "no member reached yet: it listens before it speaks";
     if (c->conf.observer)
-        return "an observer makes no records";
+        return "an observer makes no records; it follows, judges and hands on those of others";
     return c->own.pending[0].n >= PD_PENDING_MAX ? "its store takes nothing" : "";
 }
 

@@ -46,8 +46,7 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
         } else if (l->member != a->member) {
             pd_set_add(l->tell, index);
             if (!l->heads_ms)
-                l->heads_ms =
-                    c->now + pd_jitter(c, l->observer ? PD_LAZY_OBSERVER_MS : PD_LAZY_MS, 25);
+                l->heads_ms = c->now + pd_heads_wait(c, l);
         }
     }
 }

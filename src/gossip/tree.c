@@ -66,10 +66,11 @@ void pd_tree_look(pd_core *c, uint32_t index, uint64_t ms) {
 
 /* T_rep: what the tree takes longer than the telling, as measured. */
 static uint64_t repair_wait(const pd_core *c) {
+    if (c->conf.repair_ms)
+        return c->conf.repair_ms;
     uint64_t ms = c->gap_ms ? c->gap_ms + 4 * (uint64_t)c->gap_var_ms : PD_REPAIR_MS;
-    return ms < PD_REPAIR_LEAST_MS  ? PD_REPAIR_LEAST_MS
-           : ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS
-                                    : ms;
+    uint64_t least = PD_REPAIR_LEAST_MS + 2 * pd_view_frame_ms(c, NULL);
+    return ms < least ? least : ms > PD_REPAIR_MOST_MS ? PD_REPAIR_MOST_MS : ms;
 }
 
 static void measure_gap(pd_core *c, uint64_t ms) {
@@ -252,16 +253,31 @@ void pd_tree_tick(pd_core *c) {
 
 /* ---- what arrives ---- */
 
+/* Is this the late answer to a pull that is not open any more?  Then it says nothing of a tree. */
+static bool is_late_answer(pd_log *log, uint16_t link) {
+    bool late = log->last == link && log->parent != link;
+    if (late)
+        log->last = PD_NONE;
+    return late;
+}
+
 void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
     uint16_t link = pd_link_index(c, l);
     if (log->pull == link) {
         l->answer_ms = c->now;
+        if (!c->view.mesh && log->parent != link && is_live(c, log->parent)) {
+            /* It need not send this any more, and may lack it itself. */
+            pd_set_add(c->link[log->parent].tell, index);
+            c->link[log->parent].heads_ms = c->now;
+        }
         return;
     }
-    if (pd_is_own(c, index) || l->compare)
+    if (pd_is_own(c, index) || l->compare || is_late_answer(log, link))
         return;
-    if (log->told_ms && log->pull == PD_NONE)
+    /* Also where it overtook a pull from elsewhere: the pull was too early, and if that did not
+     * count, pulls would race with the trees for ever. */
+    if (log->told_ms)
         measure_gap(c, c->now - log->told_ms);
     log->late = 0;
     hang_on(c, l, index);
@@ -289,7 +305,7 @@ void pd_tree_duplicate(pd_core *c, pd_link *l, uint32_t index) {
     const pd_author_state *a = &c->author[index / PD_STREAMS];
     uint16_t link = pd_link_index(c, l);
     l->duplicates++;
-    if (log->parent == link || l->compare || pd_is_own(c, index))
+    if (log->parent == link || l->compare || pd_is_own(c, index) || is_late_answer(log, link))
         return;
     if (!is_live(c, log->parent)) {
         hang_on(c, l, index);
@@ -341,16 +357,21 @@ void pd_tree_prune(pd_core *c, pd_link *l, uint32_t theirs) {
 
 /* ---- a link is gone ---- */
 
-/* Another link for a tree: the one whose peer holds most, and does not hang on us itself. */
+/* Another link for a tree: the one whose peer holds most, if that is more than we hold; it does not
+ * hang on the lost branch, as others near us may.  With none the log waits until somebody tells of
+ * more: a GRAFT on a peer that is as cut off as we are makes circles, and circles make copies. */
 static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
+    uint64_t most = pd_log_at_index(c, index)->chain.n;
     pd_link *best = NULL;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
         if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
             l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)))
             continue;
-        if (!best || l->log[index].peer > best->log[index].peer)
+        if (l->log[index].peer > most) {
+            most = l->log[index].peer;
             best = l;
+        }
     }
     return best;
 }
@@ -421,6 +442,9 @@ bool pd_tree_put(pd_core *c, pd_link *l, pd_writer *w) {
         pd_link_log *ll = &l->log[i];
         if (!pd_alias_announce(c, l, w, i / PD_STREAMS))
             return false;
+        bool came = ll->peer <= pd_log_at_index(c, i)->chain.n; /* meanwhile, from elsewhere */
+        if (came && !(ll->flags & (PD_GRAFT | PD_ASK_ALL)))
+            ll->flags &= (uint8_t)~PD_ASK;
         if ((ll->flags & (PD_ASK | PD_ASK_ALL)) && !put_pull(c, l, w, i))
             return false;
         pd_item prune = {.kind = PD_ITEM_PRUNE, .u.prune = pd_alias_number(l, i)};

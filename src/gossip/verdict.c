@@ -591,8 +591,8 @@ static void say_again(pd_core *c) {
 
 static void show_life(pd_core *c) {
     const pd_control beacon = {.kind = PD_RECORD_BEACON};
-    if (c->own.voice != PD_VOICE_SPEAKING)
-        return;
+    if (c->own.voice != PD_VOICE_SPEAKING || c->own.pending[PD_STREAM_GRADIENTS].n)
+        return; /* the seal that is due says it too */
     if (c->now >= c->own.said_ms + PD_BEACON_MS && pd_own_write(c, &beacon))
         c->own.said_ms = c->now;
     pd_wake_at(c, c->own.said_ms + PD_BEACON_MS);

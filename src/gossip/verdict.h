@@ -14,14 +14,13 @@ enum {
     PD_BANS_MAX = 64,    /* BAN records of one key that count */
     PD_REPORT_MS = 5000, /* whoever finds a fork waits up to so long: another's word will do */
     PD_REPORT_AGAIN_MS = 60000,
-    PD_BEACON_MS = 600000, /* nothing written for so long: a BEACON */
+    PD_BEACON_MS = 600000, /* nothing written for so long, and nothing to seal: a BEACON */
 
     PD_FORKS_MAX = 2,   /* searches at a time */
     PD_FORK_MS = 10000, /* an answer should be here, tried PD_FORK_TRIES times */
     PD_FORK_TRIES = 3,
-    PD_COMPARE_BUSY =
-        4, /* heads compared at a SUMMARY that differs, while bytes are under way ... */
-    PD_COMPARE_STILL = 64, /* ... and when both hold equally many */
+    PD_COMPARE_BUSY = 1,   /* heads compared in PD_COMPARE_MS while bytes are under way ... */
+    PD_COMPARE_STILL = 64, /* ... and at a SUMMARY when both hold equally many */
 
     PD_SCORE_LEAST = -50,        /* below it: closed and refused ... */
     PD_SCORE_MS = 60000,         /* one point is forgotten in this time */

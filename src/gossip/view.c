@@ -27,8 +27,8 @@ uint32_t pd_view_wanted(const pd_core *c) {
 }
 
 uint64_t pd_view_frame_ms(const pd_core *c, const pd_link *l) {
-    bool thin = c->conf.thin || (l->rate && l->rate < PD_THIN_BYTES);
-    return c->view.mesh ? PD_FRAME_MS : thin && c->busy ? PD_FRAME_THIN_MS : PD_FRAME_VIEW_MS;
+    bool thin = c->conf.thin || (c->busy && l && l->rate && l->rate < PD_THIN_BYTES);
+    return c->view.mesh ? PD_FRAME_MS : thin ? PD_FRAME_THIN_MS : PD_FRAME_VIEW_MS;
 }
 
 void pd_view_changed(pd_core *c) {
@@ -85,10 +85,10 @@ static bool is_candidate(const pd_core *c, uint32_t i, bool anyone) {
            !pd_dial_has_session(c, (uint16_t)i);
 }
 
-/* The k-th candidate, not near a neighbour or near one. */
-static uint16_t kth(const pd_core *c, const near_by *near, bool anyone, bool near_one, uint64_t k) {
+/* The k-th candidate, of those far from every neighbour or of all. */
+static uint16_t kth(const pd_core *c, const near_by *near, bool anyone, bool far, uint64_t k) {
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (is_candidate(c, i, anyone) && is_near(near, &c->member[i]) == near_one && k-- == 0)
+        if (is_candidate(c, i, anyone) && !(far && is_near(near, &c->member[i])) && k-- == 0)
             return (uint16_t)i;
     return PD_NONE;
 }
@@ -107,8 +107,10 @@ uint16_t pd_view_choose(pd_core *c, bool compare) {
     for (uint32_t i = 0; i < c->n_members; i++)
         if (is_candidate(c, i, anyone))
             *(is_near(&near, &c->member[i]) ? &close : &far) += 1;
-    uint64_t n = far ? far : close;
-    return n ? kth(c, &near, anyone, !far, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
+    /* A small network beside a large one has no room for a link of everyone in that. */
+    bool spread = 3 * far >= close;
+    uint64_t n = spread ? far : far + close;
+    return n ? kth(c, &near, anyone, spread, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
 }
 
 /* ---- places ---- */
@@ -266,7 +268,7 @@ static void relieve(pd_core *c, pd_link *l) {
     }
     l->blocked_ms = c->now;
     if (!l->heads_ms)
-        l->heads_ms = c->now + pd_jitter(c, PD_LAZY_MS, 25);
+        l->heads_ms = c->now + pd_heads_wait(c, l);
 }
 
 static void measure_line(pd_core *c) {
@@ -305,6 +307,13 @@ static void end_compare(pd_core *c, pd_link *l) {
     pd_link_bye(c, l, PD_BYE_DONE);
 }
 
+/* In a large run the others ask too: that a comparison crosses a split takes no longer, and what
+ * each costs, a VV of all logs both ways, grows with the run. */
+static uint64_t compare_wait(const pd_core *c) {
+    uint32_t most = PD_COMPARE_RARE, n = c->view.counted / PD_COMPARE_MEMBERS;
+    return (uint64_t)PD_COMPARE_MS * (n < 1 ? 1 : n > most ? most : n);
+}
+
 static void keep_view(pd_core *c) {
     pd_view *v = &c->view;
     uint32_t links = pd_view_links(c);
@@ -318,7 +327,7 @@ static void keep_view(pd_core *c) {
     }
     if (c->now >= v->compare_ms) {
         uint16_t m = v->compare_ms && links ? pd_view_choose(c, true) : PD_NONE;
-        v->compare_ms = c->now + pd_jitter(c, PD_COMPARE_MS, 20);
+        v->compare_ms = c->now + pd_jitter(c, compare_wait(c), 20);
         if (m != PD_NONE)
             pd_dial_compare(c, m);
     }

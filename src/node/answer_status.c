@@ -54,6 +54,8 @@ static const char *state_of(const pd_node *n, const pd_core_status *c, const pd_
     }
     if (c->voice == PD_VOICE_LISTENING)
         return "listening";
+    if (c->observer)
+        return "observing";
     if (t->state == PD_TRAINER_DONE) {
         *why = "all the records it was asked for are made; it holds and relays";
         return "done";
@@ -68,6 +70,8 @@ static void add_state(const pd_node *n, const pd_core_status *c, const pd_traine
     const char *why;
     cJSON_AddStringToObject(reply, "state", state_of(n, c, t, &why));
     cJSON_AddStringToObject(reply, "why", why);
+    cJSON_AddBoolToObject(reply, "observer", c->observer);
+    cJSON_AddBoolToObject(reply, "thin", n->site->config.thin);
     pd_json_count(reply, "step", c->step);
     if (n->opts.records == UINT64_MAX)
         cJSON_AddNullToObject(reply, "records_wanted");

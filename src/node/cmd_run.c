@@ -58,6 +58,13 @@ int pd_cmd_run(int argc, char **argv) {
     }
     if (batch)
         site.config.batch = batch;
+    if (site.config.observer && o.records && o.records != UINT64_MAX) {
+        fprintf(stderr,
+                "peerd run: %s is an observer and makes no records: run it without --records\n",
+                dir);
+        pd_site_close(&site);
+        return pd_err_exit(PD_EUSAGE);
+    }
     int status = pd_node_run(&site, &o);
     pd_site_close(&site);
     return status;

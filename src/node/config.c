@@ -71,6 +71,11 @@ static bool get_bool(const cJSON *j, const char *key, const char **bad) {
     return cJSON_IsTrue(v);
 }
 
+/* A key that files of older versions lack. */
+static bool get_later_bool(const cJSON *j, const char *key, const char **bad) {
+    return cJSON_GetObjectItemCaseSensitive(j, key) && get_bool(j, key, bad);
+}
+
 static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     const char *bad = NULL;
     char compute[8] = "auto";
@@ -88,6 +93,7 @@ static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     c->threads = (uint32_t)get_number(j, "threads", 0, 1024, &bad);
     c->seed = (uint64_t)get_number(j, "seed", 0, 9007199254740992.0, &bad);
     c->thin = get_bool(j, "thin", &bad);
+    c->observer = get_later_bool(j, "observer", &bad);
     c->skip_bad = get_bool(j, "skip_bad", &bad);
     c->paused = get_bool(j, "paused", &bad);
     if (!bad && pd_compute_parse(compute, &c->compute) != PD_OK)
@@ -136,6 +142,7 @@ pd_err pd_config_write(const char *dir, const pd_config *c) {
     cJSON_AddNumberToObject(j, "threads", c->threads);
     cJSON_AddStringToObject(j, "compute", pd_compute_name(c->compute));
     cJSON_AddBoolToObject(j, "thin", c->thin);
+    cJSON_AddBoolToObject(j, "observer", c->observer);
     cJSON_AddBoolToObject(j, "skip_bad", c->skip_bad);
     cJSON_AddBoolToObject(j, "paused", c->paused);
     char seed[24]; /* cJSON writes 15 digits of a number */

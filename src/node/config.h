@@ -22,7 +22,9 @@ typedef struct pd_config {
     uint32_t probes;              /* directions a batch */
     uint32_t threads;             /* 0: all cores */
     pd_compute compute;
-    bool thin, skip_bad, paused;
+    bool thin;     /* a line of about 64 kbit/s: small buffers, fewer frames */
+    bool observer; /* makes no records; not in a file of an older version: false */
+    bool skip_bad, paused;
     uint64_t seed; /* of the held-out choice and the batches */
 } pd_config;
 extern const pd_config pd_config_defaults;

@@ -57,6 +57,7 @@ pd_err pd_local_config(const pd_local *l, const char *dir, pd_config *out) {
     c.threads = l->threads;
     c.seed = l->seed;
     c.thin = l->thin;
+    c.observer = l->observer;
     c.skip_bad = l->skip_bad;
     pd_err e = pd_compute_parse(l->compute, &c.compute);
     if (!e)

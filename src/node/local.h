@@ -10,7 +10,7 @@ typedef struct pd_local {
     double heldout_share;
     uint32_t batch, batch_tokens, probes, threads;
     uint64_t seed;
-    bool thin, skip_bad;
+    bool thin, observer, skip_bad;
 } pd_local;
 
 /* Start values, those of pd_config_defaults. */
@@ -31,7 +31,9 @@ pd_local pd_local_of_defaults(void);
         {"threads", 0, PD_FLAG_U32, &(l)->threads, 0, 1024, "N", "cores to use (default: all)"},                       \
         {"compute", 0, PD_FLAG_TEXT, &(l)->compute, 0, 0, "TYPE", "auto, f32 or bf16 (default auto)"},                 \
         {"seed", 0, PD_FLAG_U64, &(l)->seed, 0, 9007199254740992.0, "N", "of the held-out choice (default 1)"},        \
-        {"thin", 0, PD_FLAG_SWITCH, &(l)->thin, 0, 0, NULL, "small socket buffers, for a link of about 64 kbit/s"},    \
+        {"thin", 0, PD_FLAG_SWITCH, &(l)->thin, 0, 0, NULL, "a line of about 64 kbit/s: small buffers, fewer frames"}, \
+        {"observer", 0, PD_FLAG_SWITCH, &(l)->observer, 0, 0, NULL,                                                    \
+         "make no records: follow the others' and judge them"},                                                        \
         {"skip-bad", 0, PD_FLAG_SWITCH, &(l)->skip_bad, 0, 0, NULL, "pass over bad lines instead of stopping"}
 
 /* Check them and make the settings; paths become absolute, "none" as --listen means dialling only.

@@ -278,6 +278,8 @@ static pd_err open_core(pd_node *n) {
         .seal_bytes_per_s = s->manifest.seal_bytes_per_s,
         .seal_ms = n->opts.seal_ms,
         .seal_records = n->opts.seal_records,
+        .thin = s->config.thin,
+        .observer = s->config.observer,
         .solo = n->opts.solo,
         .restored = s->restored,
     };
@@ -378,6 +380,12 @@ int pd_node_run(pd_site *site, const pd_run_opts *opts) {
     }
     n->site = site;
     n->opts = *opts;
+    if (site->config.observer) {
+        pd_info(
+            "an observer: it makes no records, follows what the others make, judges it by its own "
+            "data and hands it on to who asks");
+        n->opts.records = 0;
+    }
     n->started_ms = n->last_news_ms = pd_clock_ms();
     pd_err e = node_open(n);
     if (e) {

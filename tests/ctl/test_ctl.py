@@ -154,6 +154,24 @@ class Nodes(unittest.TestCase):
         self.check_log()
         self.check_journal()
 
+    def test_observing(self):
+        """A thin member that makes nothing still gets everything, says what it is, and is not asked for records."""
+        self.start_alpha()
+        wait_for("alpha speaks", lambda: self.alpha.status()["state"] == "speaking")
+        ticket = self.alpha.ctl("invite").split()[0]
+        run(PEERD, "join", self.beta.dir, ticket, *self.local, "--observer", "--thin")
+        refused = subprocess.run([PEERD, "run", self.beta.dir, "--records", "5"], capture_output=True, text=True)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("is an observer", refused.stderr)
+        self.beta.start()
+        wait_for("it observes", lambda: self.beta.status()["state"] == "observing")
+        wait_for("the other's records", lambda: self.beta.status()["peers"][0]["records"] >= 10)
+        self.assertIn("an observer: it makes no records", self.beta.said())
+        text = self.beta.ctl("status")
+        self.assertRegex(text, r"(?s)on a thin\s+line.*state     observing .*makes no\s+records")
+        b = self.beta.status()
+        self.assertEqual((b["observer"], b["thin"], b["step"], b["records_wanted"]), (True, True, 0, 0))
+
     def check_status(self):
         """A terminal has 80 columns; a peer's line has a column for each head."""
         lines = self.alpha.ctl("status").splitlines()

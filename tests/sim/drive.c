@@ -87,10 +87,10 @@ typedef struct clogs {
 } clogs;
 
 static void send(sim *s, node *n, const pd_action *a, clogs *full) {
-    s->saw_segment = false;
-    if (n->core)
+    if (s->o.table)
+        table_frame(s, a->p, a->n);
+    else if (n->core)
         watch_frame(s, n, a->session, a->p, a->n);
-    n->data_out += s->saw_segment ? path_wire_bytes(a->n) : 0;
     if (path_send(s, n, a->session, a->p, a->n) && full->n < PD_SESSIONS_MAX)
         full->session[full->n++] = a->session;
 }
@@ -180,7 +180,7 @@ void node_step(sim *s, node *n, const pd_event *e) {
     }
     if (!alive)
         return;
-    if (n->core)
+    if (n->core && !s->o.table) /* that judges; a table measures */
         watch_core(s, n);
     set_alarm(s, n);
 }

@@ -93,6 +93,9 @@ static const pd_core_crypto *crypto_of(node *n, pd_core_crypto *c) {
 
 static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
     node *me = ctx;
+    *n = 0;
+    if (me->world->o.table && a->inc > 0)
+        return false; /* nobody is struck there: that many logs need no numbers */
     uint32_t log = log_number(me->world, a, stream);
     *n = log < me->n_logs ? me->logs[log].n : 0;
     if (*n)
@@ -135,6 +138,8 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
     known->addr = node_addr(from);
     conf->known = known;
     conf->n_known = 1;
+    if (s->o.table)
+        table_configure(s, n, conf);
 }
 
 void node_start(sim *s, node *n) {
@@ -157,6 +162,10 @@ void node_start(sim *s, node *n) {
     n->started = n->commit_at = s->now;
     pd_event e = {.kind = PD_EV_TICK};
     node_step(s, n, &e);
+    if (s->o.table) {
+        table_started(s, n);
+        return;
+    }
     sim_push(s, s->now + draw(&n->r, 0, n->gap_ms), W_GRADIENT, n->index);
     sim_push(s, s->now + COMMIT_MS, W_COMMIT, n->index);
 }

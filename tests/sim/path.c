@@ -201,7 +201,7 @@ static bool admits(const node *to, const node *from) {
 }
 
 void path_dial(sim *s, node *from, const uint8_t key[32], const pd_addr *addr) {
-    uint32_t t = addr->port - 1u;
+    uint32_t t = s->o.table ? table_place(s, from, addr->port - 1u) : addr->port - 1u;
     node *to = t < s->n_nodes ? &s->nodes[t] : NULL;
     bool reachable = to && to != from && to->up && to->busy_until <= s->now &&
                      !path_blocked(s, from->index, t, s->now) &&

@@ -11,7 +11,10 @@
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
  *   --real-keys                      Ed25519 instead of keyed hashes
- *   --records K                      records a seal (--table)
+ *   --records K --authors A --rounds R --dies P --repair MS --thin
+ *                                    --table: one row: records a seal, nodes that make them, rounds
+ *                                    measured, percent that die, a T_rep, thin lines
+ *   --large, --json                  --table: the rows of large runs; for scripts
  *   --plant NAME                     with a bug planted in the core; all: each must be found
  *   --broken                         with the world broken: each law must tell
  *                                    (these two: peersim_planted)
@@ -238,7 +241,15 @@ static bool value(command *c, const char *name, const char *v) {
     else if (!strcmp(name, "--jobs") && n >= 1 && n <= 64)
         c->jobs = (unsigned)n;
     else if (!strcmp(name, "--records") && n >= 1 && n <= 4096)
-        c->o.records_a_seal = (uint32_t)n;
+        c->o.t.records_a_seal = (uint32_t)n;
+    else if (!strcmp(name, "--authors") && n >= 2 && n <= 60000)
+        c->o.t.authors = (uint32_t)n;
+    else if (!strcmp(name, "--rounds") && n >= 1 && n <= 1000)
+        c->o.t.rounds = (uint32_t)n;
+    else if (!strcmp(name, "--dies") && n >= 1 && n <= 90)
+        c->o.t.dies = (uint32_t)n;
+    else if (!strcmp(name, "--repair") && n >= 1 && n <= 600000)
+        c->o.t.repair_ms = (uint32_t)n;
     else
         return false;
     return true;
@@ -251,6 +262,12 @@ static bool flag(command *c, const char *name) {
         return c->hash = true;
     if (!strcmp(name, "--table"))
         return c->table = true;
+    if (!strcmp(name, "--thin"))
+        return c->o.t.thin = true;
+    if (!strcmp(name, "--large"))
+        return c->o.t.large = true;
+    if (!strcmp(name, "--json"))
+        return c->o.t.json = true;
     if (!strcmp(name, "--broken"))
         return c->broken = true;
     if (!strcmp(name, "--real-keys"))

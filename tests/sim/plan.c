@@ -239,11 +239,8 @@ static void draw_world(sim *s, planner *p) {
 /* The thin, lossy path of the table in the reference design: 64 kbit/s, 60 ms, one packet in twenty
  * sent again. */
 static void plan_table(planner *p) {
-    enum { ROUNDS = 10 };
     sim *s = p->s;
-    s->seal_ms = s->o.records_a_seal * 1000;
-    s->buffer_bytes = 65536;
-    s->planned = s->until = 1000 + (uint64_t)ROUNDS * s->seal_ms;
+    table_plan(s);
     add(p, F_DELAY, NOBODY, 0, s->until, 60);
     add(p, F_RATE, NOBODY, 0, s->until, 8000);
     add(p, F_LOSS, NOBODY, 0, s->until, 5);

@@ -248,7 +248,6 @@ void sim_close(sim *s) {
     free(s->pipes);
     free(s->heap);
     free(s->actions);
-    free(s->latency);
     free(s->words);
     free(s);
 }

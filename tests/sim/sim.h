@@ -161,6 +161,7 @@ typedef struct slog {
 
 typedef struct sim sim;
 typedef struct evil evil;
+typedef struct tally tally;
 
 typedef struct ticket {
     uint32_t inviter; /* NOBODY: none yet */
@@ -194,9 +195,8 @@ typedef struct node {
         phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
-    uint64_t pulls; /* sent, for L5 */
-    uint64_t bytes_out,
-        data_out; /* on the wire, framing included; of them in frames with segments */
+    uint64_t pulls;     /* sent, for L5 */
+    uint64_t bytes_out; /* on the wire, framing included */
 } node;
 
 /* ---- paths ---- */
@@ -265,6 +265,18 @@ typedef struct happening {
     size_t n;
 } happening;
 
+/* One row of the table; 0: as table.c has it for so many nodes. */
+typedef struct table_options {
+    uint32_t records_a_seal; /* K */
+    uint32_t authors;        /* nodes that make records; 0: all */
+    uint32_t rounds;         /* of K records that are measured */
+    uint32_t dies;           /* percent of the nodes that die at once when measuring begins */
+    uint32_t repair_ms;      /* T_rep is this, whatever the core has measured */
+    bool thin;               /* every node's line is said to be thin */
+    bool large;              /* the rows of a thousand nodes and more */
+    bool json;
+} table_options;
+
 /* What a command line asks for. */
 typedef struct options {
     uint64_t seed, until_ms; /* until 0: drawn */
@@ -274,7 +286,7 @@ typedef struct options {
     uint64_t epoch_ms; /* added to every time that a core sees */
     bool ed25519, tracing;
     bool table; /* no faults but those of the table's path; all are members from the start */
-    uint32_t records_a_seal; /* table: K */
+    table_options t;
     const char *trace_path;
     broken broken;
 } options;
@@ -306,10 +318,8 @@ struct sim {
     bool distrust; /* a member turned, or a key was copied: some counts cannot be judged */
     /* table */
     void (*on_accept)(sim *s, const node *n, const truth *t, uint64_t from, uint64_t to);
-    uint64_t *latency;
-    size_t n_latency, room_latency;
-    uint64_t fresh_bytes, segment_bytes;
-    bool saw_segment; /* in the frame watched last */
+    tally *tally;
+    uint64_t segment_bytes;
     /* the verdict */
     int code;
     char law[8], failure[256];
@@ -430,7 +440,12 @@ void judge_liveness(sim *s);
 void judge_steady(sim *s);
 
 /* table.c */
+void table_plan(sim *s);    /* how long, and how many records a seal */
 void table_members(sim *s); /* everyone knows everyone before the first process starts */
+void table_configure(const sim *s, const node *n, pd_core_conf *conf);
+void table_started(sim *s, node *n); /* its process runs: when it makes its first record */
+void table_frame(sim *s, const uint8_t *p, size_t n);
+uint32_t table_place(sim *s, node *from, uint32_t to); /* the node that is dialled by an address */
 int table_print(const options *o);
 
 /* shrink.c: runs in processes of their own */

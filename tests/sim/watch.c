@@ -145,10 +145,9 @@ void watch_frame(sim *s, node *from, uint64_t session, const uint8_t *p, size_t 
             watch_hello(s, from, e, path_other(s, session), it.u.hello.memb_hash);
         else if (it.kind == PD_ITEM_ALIAS)
             learn_alias(s, e, it.u.alias.alias, &it.u.alias.author);
-        else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL) {
-            s->saw_segment = true;
+        else if (it.kind == PD_ITEM_SEG || it.kind == PD_ITEM_CTL)
             watch_segment(s, from, e, &it);
-        } else if (it.kind == PD_ITEM_HEADS || it.kind == PD_ITEM_VV)
+        else if (it.kind == PD_ITEM_HEADS || it.kind == PD_ITEM_VV)
             watch_heads(s, from, e, &it);
         else if (it.kind == PD_ITEM_PULL)
             watch_pull(s, from, e, &it);

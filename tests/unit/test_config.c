@@ -37,7 +37,7 @@ static pd_config example(void) {
     c.probes = 3;
     c.threads = 2;
     c.compute = PD_COMPUTE_BF16;
-    c.thin = c.paused = true;
+    c.thin = c.observer = c.paused = true;
     c.seed = (UINT64_C(1) << 53) - 1;
     return c;
 }
@@ -53,7 +53,7 @@ static void expect_equal(const pd_config *a, const pd_config *b) {
     ck_assert(a->batch == b->batch && a->batch_tokens == b->batch_tokens &&
               a->probes == b->probes && a->threads == b->threads);
     ck_assert(a->compute == b->compute && a->thin == b->thin && a->skip_bad == b->skip_bad &&
-              a->paused == b->paused);
+              a->paused == b->paused && a->observer == b->observer);
 }
 
 START_TEST(round_trip) {
@@ -73,10 +73,10 @@ END_TEST
 
 /* Each key left out, of another kind or out of range: the text names file and key. */
 START_TEST(bad_keys) {
-    static const char *const keys[] = {"model",        "data",     "heldout",   "heldout_share",
-                                       "name",         "listen",   "advertise", "batch",
-                                       "batch_tokens", "probes",   "threads",   "compute",
-                                       "thin",         "skip_bad", "paused",    "seed"};
+    static const char *const keys[] = {"model",   "data",      "heldout", "heldout_share", "name",
+                                       "listen",  "advertise", "batch",   "batch_tokens",  "probes",
+                                       "threads", "compute",   "thin",    "skip_bad",      "paused",
+                                       "seed",    "observer"};
     static const char *const values[] = {"null", "[]", "1e300", "-1", "\"\\u00e9 and more\"", "{}"};
     make_dir();
     pd_config c = example(), back = pd_config_defaults;
@@ -98,11 +98,13 @@ START_TEST(bad_keys) {
                 snprintf(line, sizeof line, "%s %s", quoted, values[v]);
             else
                 snprintf(line, sizeof line, "\"x\": 0"); /* the key is missing */
+            bool later = v == sizeof values / sizeof *values && !strcmp(keys[k], "observer");
             snprintf(whole, sizeof whole, "%.*s%s%s", (int)(at - (const char *)text), text, line,
                      end);
             ck_ok(pd_file_replace(file, whole, strlen(whole), 0600));
             pd_err e = pd_config_read(dir, &back);
             refused += e != PD_OK;
+            ck_assert(!later || (!e && !back.observer)); /* a file of an older version */
             if (e) {
                 ck_assert_int_eq(e, PD_EFORMAT);
                 snprintf(quoted, sizeof quoted, "`%s`", keys[k]);

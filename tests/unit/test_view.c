@@ -410,18 +410,113 @@ START_TEST(a_log_finds_its_tree) {
 }
 END_TEST
 
-/* A tree whose link breaks is hung on another at once, before anything is missed. */
+/* A tree whose link breaks is hung at once on a peer that holds more, ... */
 START_TEST(a_lost_link_moves_its_trees) {
-    const uint8_t log[3] = {1, 2, 3};
+    const uint8_t log[5] = {1, 2, 3, 4, 5};
     world *w = linked_with_two();
     pd_item it;
     tell(w, 1, 7, 3);
     ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
     give(w, 1, 7, log, 0, 3, true);
     tick(w, 2000);
+    tell(w, 2, 7, 5);
+    tick(w, 50);
     step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
+    ck_assert(will_say(w, 2, PD_ITEM_GRAFT, 100, &it));
+    ck_assert_uint_eq(it.u.pull.from, 3);
+    drop(w);
+}
+END_TEST
+
+/* ... and waits where nobody is known to: the others may hang on the same lost branch, and trees in
+ * a circle bring everything twice.  The first who tells of more is the new way. */
+START_TEST(a_tree_without_a_way_waits_for_one) {
+    const uint8_t log[5] = {1, 2, 3, 4, 5};
+    world *w = linked_with_two();
+    pd_item it;
+    tell(w, 1, 7, 3);
+    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
+    give(w, 1, 7, log, 0, 3, true);
+    tick(w, 2000);
+    tell(w, 2, 7, 3);
+    step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
+    ck_assert(!will_say(w, 2, PD_ITEM_GRAFT, 3000, &it));
+    tell(w, 2, 7, 5);
     ck_assert(will_say(w, 2, PD_ITEM_GRAFT, 2000, &it));
     ck_assert_uint_eq(it.u.pull.from, 3);
+    drop(w);
+}
+END_TEST
+
+/* A pull that the tree overtook shows how long the tree takes: the next wait is longer.  Without
+ * that, pulls would race with the trees for ever and most bytes would come twice. */
+START_TEST(a_pull_that_the_tree_overtakes_makes_the_next_wait_longer) {
+    enum { ROUNDS = 3 };
+    uint8_t log[3 + 2 * ROUNDS];
+    world *w = linked_with_two();
+    pd_item it, alive = {.kind = PD_ITEM_PONG};
+    uint64_t first = 0, last = 0;
+    for (size_t i = 0; i < sizeof log; i++)
+        log[i] = (uint8_t)(i + 1);
+    tell(w, 1, 7, 3);
+    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
+    give(w, 1, 7, log, 0, 3, true);
+    tick(w, 2000);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        uint32_t n = 3 + 2 * i;
+        uint64_t at = w->now;
+        tell(w, 2, 7, n + 2);
+        while (!will_say(w, 2, PD_ITEM_PULL, 5000, &it)) { /* the links are not silent */
+            ck_assert_uint_lt(w->now, at + 60000);
+            say(w, 1, &alive, 1);
+            if (said(w, 2, PD_ITEM_PULL, 0, &it))
+                break;
+            say(w, 2, &alive, 1);
+        }
+        last = w->now - at;
+        first = first ? first : last;
+        tick(w, 4000); /* the peer is slow to answer, and then the tree brings them */
+        give(w, 1, 7, log, n, 2, true);
+        tick(w, 2000);
+    }
+    ck_assert_uint_gt(last, first + 4000); /* gap + 4 of its deviation */
+    drop(w);
+}
+END_TEST
+
+/* Who had to ask elsewhere tells its own way at once: it may lack the bytes itself, and need not
+ * send them any more. */
+START_TEST(a_way_that_was_late_is_told_at_once) {
+    const uint8_t log[5] = {1, 2, 3, 4, 5};
+    world *w = linked_with_two();
+    pd_item it;
+    tell(w, 1, 7, 3);
+    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
+    give(w, 1, 7, log, 0, 3, true);
+    tick(w, 2000);
+    tell(w, 2, 7, 5);
+    ck_assert(will_say(w, 2, PD_ITEM_PULL, 20000, &it));
+    give(w, 2, 7, log, 3, 2, true);
+    ck_assert(will_say(w, 1, PD_ITEM_HEADS, 1500, &it)); /* a frame's time, not 5 s */
+    drop(w);
+}
+END_TEST
+
+/* What was first heard of in a session only to compare is asked for as soon as a link tells of it
+ * too. */
+START_TEST(a_link_is_asked_for_what_a_comparison_has_shown) {
+    world *w = linked_with_two();
+    pd_item it, hello = {.kind = PD_ITEM_HELLO, .u.hello = {.nonce = 5, .proto = PD_PROTO}};
+    pd_event up = {.kind = PD_EV_SESSION_UP, .session = 3};
+    memcpy(up.key, w->id[3].pub, 32);
+    memcpy(hello.u.hello.net, w->run, 32);
+    hello.u.hello.caps = PD_CAP_COMPARE;
+    step(w, &up);
+    say(w, 3, &hello, 1);
+    tell(w, 3, 7, 3);
+    tick(w, 1000);
+    tell(w, 1, 7, 3);
+    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
     drop(w);
 }
 END_TEST
@@ -464,6 +559,36 @@ START_TEST(an_observer_pulls_and_makes_nothing) {
     pd_core_status_get(w->core, w->now, &s);
     ck_assert(s.observer && s.voice == PD_VOICE_SPEAKING && *s.why);
     drop(w);
+}
+END_TEST
+
+/* Own STOREs of control records within so long. */
+static unsigned control_records(world *w, uint64_t ms) {
+    unsigned n = 0;
+    for (uint64_t t = 0; t < ms; t += 10000) {
+        tick(w, 10000);
+        for (size_t i = 0; i < w->n; i++)
+            n += w->acts[i].kind == PD_ACT_STORE && w->acts[i].stream == PD_STREAM_CONTROL;
+    }
+    return n;
+}
+
+/* Who has nothing to say shows every ten minutes that it lives; who is about to seal need not, or
+ * a large run, which seals every quarter of an hour, would pay for both. */
+START_TEST(a_seal_to_come_is_life_enough) {
+    for (int records = 0; records < 2; records++) {
+        world *w = make(30);
+        pd_event e = {.kind = PD_EV_GRADIENT, .byte = 1};
+        w->conf.solo = true;
+        w->conf.seal_ms = 900000;
+        open_core(w);
+        tick(w, 1000);
+        ck_assert(pd_core_may_speak(w->core, &e.author, &e.at));
+        if (records)
+            step(w, &e);
+        ck_assert_uint_eq(control_records(w, 700000), !records);
+        drop(w);
+    }
 }
 END_TEST
 
@@ -545,8 +670,13 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, a_view_dials_three_of_its_own_in_three_networks);
     tcase_add_test(tc, a_log_finds_its_tree);
     tcase_add_test(tc, a_lost_link_moves_its_trees);
+    tcase_add_test(tc, a_tree_without_a_way_waits_for_one);
+    tcase_add_test(tc, a_pull_that_the_tree_overtakes_makes_the_next_wait_longer);
+    tcase_add_test(tc, a_way_that_was_late_is_told_at_once);
+    tcase_add_test(tc, a_link_is_asked_for_what_a_comparison_has_shown);
     tcase_add_test(tc, repairs_are_few_and_patient);
     tcase_add_test(tc, an_observer_pulls_and_makes_nothing);
+    tcase_add_test(tc, a_seal_to_come_is_life_enough);
     tcase_add_test(tc, a_version_vector_of_thousands_comes_in_parts);
     tcase_add_test(tc, a_gap_longer_than_a_stage_is_caught_up);
 }
