@@ -42,18 +42,18 @@ static void stored(sim *s, node *n, const happening *h) {
         .kind = PD_EV_STORED, .author = t->author, .stream = t->stream, .at = h->b + size};
     if (fault_at(s, F_FULL, n->index) || (BROKEN(s, BROKEN_STORE) && s->healed))
         e.kind = PD_EV_STORE_FAILED;
-    else {
-        disk_append(s, n, log, h->b, h->p, size, h->p + size);
-        if (fault_at(
-                s, F_EIO,
-                n->index)) { /* nobody knows what the disk holds: the process ends and reads it */
-            pd_rng r = rng_of(s->o.seed, "eio", s->now);
-            if (percent(&r, 50))
-                disk_commit(s, n);
-            node_crash(s, n, &r, false);
-            sim_push(s, s->now + 2000, W_START, n->index);
-            return;
+    else if (fault_at(s, F_EIO, n->index)) {
+        /* Nobody knows what the disk holds: the process ends and reads it. */
+        pd_rng r = rng_of(s->o.seed, "eio", s->now);
+        if (percent(&r, 50)) {
+            disk_append(s, n, log, h->b, h->p, size, h->p + size);
+            disk_commit(s, n);
         }
+        node_crash(s, n, &r, false);
+        sim_push(s, s->now + 2000, W_START, n->index);
+        return;
+    } else {
+        disk_append(s, n, log, h->b, h->p, size, h->p + size);
         if (!BROKEN(s, BROKEN_COMMIT))
             disk_commit(s, n);
         s->records += t->stream == PD_STREAM_GRADIENTS ? size : 0;
@@ -91,7 +91,7 @@ static void send(sim *s, node *n, const pd_action *a, clogs *full) {
     if (n->core)
         watch_frame(s, n, a->session, a->p, a->n);
     n->data_out += s->saw_segment ? path_wire_bytes(a->n) : 0;
-    if (path_send(s, n, a->session, a->p, a->n) && full->n < PD_SESSIONS_MAX)
+    if (path_send(s, n, a->session, a->p, a->n, false) && full->n < PD_SESSIONS_MAX)
         full->session[full->n++] = a->session;
 }
 
@@ -201,12 +201,10 @@ static void gradient(sim *s, node *n) {
 /* Bytes of somebody who only makes noise change nothing but counts (S10). */
 static void take_frame(sim *s, node *n, uint64_t session) {
     packet *p = path_arrive(s, session);
-    uint32_t peer = path_other(s, session)->node;
-    bool garbled = s->nodes[peer].evil_now && fault_at(s, F_GARBAGE, peer);
-    bool noise = n->core && (garbled || BROKEN(s, BROKEN_PEACE));
     pd_core_status before, after;
     if (!p)
         return;
+    bool noise = n->core && (p->noise || BROKEN(s, BROKEN_PEACE));
     if (noise) { /* what came before it is to count before it */
         const pd_event tick = {.kind = PD_EV_TICK};
         node_step(s, n, &tick);

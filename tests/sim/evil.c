@@ -84,10 +84,6 @@ void evil_frame(evil *e, uint64_t session, const uint8_t *p, size_t n) {
         t->rx += n;
 }
 
-static void put(evil *e, talk *t, const uint8_t *p, size_t n) {
-    path_send(e->s, e->n, t->session, p, n);
-}
-
 /* ---- what it says ---- */
 
 static void put_alias(evil *e, pd_writer *w, uint32_t author) {
@@ -230,9 +226,10 @@ static void speak(evil *e, talk *t) {
     else if (e->kind == F_REPLAY)
         say_branch(e, t, &w, other_run);
     size_t n = (size_t)(w.p - frame);
-    if (e->kind == F_GARBAGE && !first)
+    bool noise = e->kind == F_GARBAGE && !first;
+    if (noise)
         n = spoil(e, frame, n);
-    put(e, t, frame, n);
+    path_send(e->s, e->n, t->session, frame, n, noise);
 }
 
 void evil_act(evil *e) {

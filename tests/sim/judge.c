@@ -150,8 +150,8 @@ static void heal(sim *s) {
         if (n->busy_until > s->now) /* a stopped process goes on */
             n->busy_until = s->now;
     }
-    disk_forget(s);
     restart_the_last(s);
+    disk_forget(s); /* what a restart lost, too */
     if (BROKEN(s, BROKEN_PROCESS))
         abort();
     for (uint32_t i = 0; BROKEN(s, BROKEN_KEYS) && i < s->n_members; i++)

@@ -269,7 +269,7 @@ static void transmit(sim *s, pipe_end *e, packet *p) {
     }
 }
 
-bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n) {
+bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n, bool noise) {
     pipe_end *e = path_end(s, session);
     assert(e->node == from->index);
     if (e->held)
@@ -280,6 +280,7 @@ bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n)
     if (!k)
         abort();
     k->n = n;
+    k->noise = noise;
     memcpy(k->bytes, p, n);
     if (BROKEN(s, BROKEN_WIRE) && percent(&e->r, 1))
         k->bytes[draw(&e->r, 0, n - 1)] ^= 1;

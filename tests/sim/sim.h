@@ -205,6 +205,7 @@ typedef struct packet packet;
 struct packet {
     packet *next;
     size_t n;
+    bool noise; /* sent only to disturb: it must change nothing (S10) */
     uint8_t bytes[];
 };
 
@@ -352,7 +353,7 @@ static inline pipe_end *path_other(sim *s, uint64_t session) {
 }
 void path_dial(sim *s, node *from, const uint8_t key[32], const pd_addr *addr);
 /* True: the way is full; the frame is kept and PD_EV_CLOGGED is due. */
-bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n);
+bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n, bool noise);
 /* The frame that arrives now; NULL: none does.  Frees with free. */
 packet *path_arrive(sim *s, uint64_t session);
 /* After an arrival there may be room for what was kept: true if it left. */
