@@ -104,6 +104,8 @@ enum {
     PD_DIAL_FULL_MS = 60000,   /* a node that had no place is not asked again before */
     PD_GOOD_SESSION_MS = 60000,
 
+    PD_PASS_MS = 3000, /* a peer that has seen a ROTATE has stored it too after this */
+
     PD_AWAY_MS = 900000,
     PD_GONE_MS = 86400000,
 
@@ -114,7 +116,7 @@ enum {
     PD_HEADS_MAX = 2048,   /* in one HEADS or VV; the next one goes on */
     PD_OUT_BYTES = 65536,  /* frames built in one step; more wait for the next */
     PD_NOTES_MAX = 16,
-    PD_SAID_MAX = 64,      /* items about forks in one step */
+    PD_SAID_MAX = 64,     /* items about forks in one step */
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
@@ -281,7 +283,7 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t *bytes; /* pd_own's */
+    uint8_t *bytes;            /* pd_own's */
     uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
@@ -300,7 +302,9 @@ typedef struct pd_own {
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
-    uint64_t said_ms; /* when own bytes became durable last */
+    uint64_t said_ms;     /* when own bytes became durable last */
+    uint64_t heard_ms;    /* since when a peer has all of the own control log; 0: none has */
+    bool rotates, passed; /* a ROTATE is written; PD_ACT_PASSED was given */
     pd_pending pending[PD_STREAMS];
     uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
 } pd_own;
@@ -577,8 +581,8 @@ bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
 /* verdict.c */
 void pd_verdict_new_member(pd_core *c, pd_member *m);
 void pd_verdict_new_author(pd_core *c, pd_author_state *a);
-/* Does a MEMBER record that was just read admit its subject?  False also where that has to be judged
- * with all else. */
+/* Does a MEMBER record that was just read admit its subject?  False also where that has to be
+ * judged with all else. */
 bool pd_verdict_admits(pd_core *c, uint16_t author, const pd_control *rec);
 void pd_verdict_admitted(pd_core *c, uint16_t author, uint16_t member);
 bool pd_verdict_may_invite(const pd_core *c);
@@ -612,8 +616,8 @@ bool pd_score_refuses(const pd_core *c, uint16_t member);
 bool pd_budget(pd_core *c, pd_link *l, uint32_t seals);
 
 /* send.c */
-/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False: no
- * room now. */
+/* At once: an item about a fork, by our number of its log, after the alias that it needs.  False:
+ * no room now. */
 bool pd_send_fork(pd_core *c, pd_link *l, const pd_item *it);
 void pd_send_frames(pd_core *c);
 /* A frame that a link need not wait for: only this item, at once. */

@@ -637,7 +637,8 @@ void pd_verdict_rotate(pd_core *c, const pd_event *e) {
     rec.step = c->author[c->own.author].log[PD_STREAM_GRADIENTS].chain.n + p->n;
     memcpy(rec.subject, e->key, 32);
     memcpy(rec.sig, e->p, sizeof rec.sig);
-    if (!pd_own_write(c, &rec))
+    c->own.rotates = pd_own_write(c, &rec);
+    if (!c->own.rotates)
         pd_note(c, PD_LOG_WARN, "the rotation is not written: the node may not speak now");
     c->own.flush = true;
 }
