@@ -72,6 +72,8 @@ static void stopped(sim *s, node *n, const pd_action *a) {
     n->ended = fatal;
     disk_commit(s, n);
     node_crash(s, n, &r, false);
+    if (n->successor != NOBODY && !n->gone)
+        sim_push(s, s->now + 1000, W_START, n->index); /* under its next key, if that is written */
 }
 
 static void allow(sim *s, const node *n, const pd_action *a) {
@@ -102,13 +104,24 @@ static bool carry_out(sim *s, node *n, const pd_action *a, clogs *full) {
         send(s, n, a, full);
         break;
     case PD_ACT_CLOSE:
-        path_close(s, n, a->session);
+        if (!BROKEN(s, BROKEN_BARS) || !s->nodes[path_other(s, a->session)->node].banned)
+            path_close(s, n, a->session);
         break;
     case PD_ACT_DIAL:
         path_dial(s, n, a->key, &a->addr);
         break;
     case PD_ACT_STORE:
         store(s, n, a);
+        break;
+    case PD_ACT_VOID:
+        justice_void(s, n, a);
+        break;
+    case PD_ACT_DENY:
+        justice_deny(s, n, a->key);
+        break;
+    case PD_ACT_PASSED:
+        n->heard = true;
+        sim_push(s, s->now, W_PASSED, n->index);
         break;
     case PD_ACT_META:
         n->next_incarnation = (uint32_t)a->at;
@@ -189,7 +202,8 @@ void node_step(sim *s, node *n, const pd_event *e) {
 
 static void gradient(sim *s, node *n) {
     sim_push(s, s->now + draw(&n->r, n->gap_ms / 2, n->gap_ms * 3 / 2), W_GRADIENT, n->index);
-    bool idle = n->phase_ms && !s->healed && (s->now / n->phase_ms + n->index) % 2;
+    bool idle = BROKEN(s, BROKEN_SILENCE) ||
+                (n->phase_ms && !s->healed && (s->now / n->phase_ms + n->index) % 2);
     pd_event e = {.kind = PD_EV_GRADIENT};
     if (!s->working || idle || !pd_core_may_speak(n->core, &e.author, &e.at))
         return;
@@ -279,6 +293,9 @@ static void commit(sim *s, node *n) {
         disk_commit(s, n);
     if (BROKEN(s, BROKEN_SESSIONS) && s->healed && n->index == 0 && percent(&n->r, 5))
         path_reset(s, &n->r, n->index, false);
+    if (BROKEN(s, BROKEN_VOID) && n->n_logs && percent(&n->r, 1))
+        justice_void(s, n,
+                     &(pd_action){.kind = PD_ACT_VOID, .author = s->truths[0].author, .at = 1});
 }
 
 /* When this event can be looked at: a stopped process sees nothing, a slow reader no frames. */
@@ -346,6 +363,13 @@ void node_happen(sim *s, node *n, happening *h) {
         break;
     case W_EVIL:
         evil_act(n->puppet);
+        break;
+    case W_PASSED:
+        if (n->core)
+            node_step(s, n, &(pd_event){.kind = PD_EV_STOP});
+        break;
+    case W_BARRED:
+        justice_barred(s, n, h);
         break;
     default:
         break;

@@ -2,8 +2,8 @@
  * and no core.
  *
  * It dials and takes sessions like anybody, begins each with a proper HELLO and its version vector
- * (so that it is believed as long as it can be), and then does its one thing: two suffixes of its
- * log to two halves (equivocate), bytes under seals of nobody (bad seal), heads that it never
+ * (so that it is believed as long as it can be), and then does its one thing: three suffixes of its
+ * log to three thirds (equivocate), bytes under seals of nobody (bad seal), heads that it never
  * delivers (promise), noise (garbage), pulls of everything again and again (storm), another run's
  * seals (replay), or nothing (silent).
  */
@@ -12,7 +12,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { BRANCH_MAX = 4096, PEERS_MAX = 32, REDIAL_MS = 4000 };
+enum { BRANCH_MAX = 4096, BRANCHES = 3, PEERS_MAX = 32, REDIAL_MS = 4000 };
 
 typedef struct talk { /* a session */
     uint64_t session, rx;
@@ -30,8 +30,9 @@ struct evil {
     uint32_t n_talks;
     pd_author own;
     uint32_t own_log;
-    uint64_t forked_at, n_branch; /* two suffixes behind the own log's first forked_at bytes */
-    uint8_t branch[2][BRANCH_MAX];
+    uint64_t forked_at, n_branch; /* suffixes behind the own log's first forked_at bytes; ... */
+    uint64_t common;              /* ... the third begins with so much of the first */
+    uint8_t branch[BRANCHES][BRANCH_MAX];
 };
 
 evil *evil_open(sim *s, node *n, const fault *f) {
@@ -47,6 +48,7 @@ evil *evil_open(sim *s, node *n, const fault *f) {
     memcpy(e->own.key, n->id.pub, 32);
     e->own_log = log_number(s, &e->own, PD_STREAM_GRADIENTS);
     e->forked_at = disk_log(s, n, e->own_log)->n;
+    e->common = draw_log(&e->r, 1, 64);
     return e;
 }
 
@@ -156,14 +158,17 @@ static uint8_t some_byte(evil *e) {
 }
 
 static void grow_branches(evil *e) {
-    for (uint64_t k = draw(&e->r, 1, 6); k && e->n_branch < BRANCH_MAX; k--, e->n_branch++)
-        for (unsigned b = 0; b < 2; b++)
+    for (uint64_t k = draw(&e->r, 1, 6); k && e->n_branch < BRANCH_MAX; k--, e->n_branch++) {
+        for (unsigned b = 0; b < BRANCHES; b++)
             e->branch[b][e->n_branch] = some_byte(e);
+        if (e->n_branch < e->common)
+            e->branch[2][e->n_branch] = e->branch[0][e->n_branch];
+    }
 }
 
 static void say_branch(evil *e, const talk *t, pd_writer *w, const uint8_t run[32]) {
     uint8_t seal[64];
-    unsigned b = t->peer & 1;
+    unsigned b = t->peer % BRANCHES;
     if (e->n_branch == 0)
         return;
     seal_branch(e, b, e->forked_at + e->n_branch, run, seal);

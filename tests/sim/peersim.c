@@ -83,13 +83,25 @@ typedef struct breakage {
     int code;
 } breakage;
 static const breakage breakages[BROKEN_KINDS] = {
-    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},       [BROKEN_APPEND] = {"append", "S3", SAFETY},
-    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},       [BROKEN_WIRE] = {"wire", "S8", SAFETY},
-    [BROKEN_PEACE] = {"peace", "S10", SAFETY},        [BROKEN_GATE] = {"gate", "S11", SAFETY},
-    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},   [BROKEN_PATH] = {"path", "L1", LIVENESS},
-    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},       [BROKEN_STORE] = {"store", "L3", LIVENESS},
-    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS}, [BROKEN_BOUND] = {"bound", "L1", BOUND},
-    [BROKEN_PROCESS] = {"process", "crash", CRASHED}, [BROKEN_KEYS] = {"keys", "atlas", NO_JUDGE},
+    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},
+    [BROKEN_APPEND] = {"append", "S3", SAFETY},
+    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},
+    [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_PEACE] = {"peace", "S10", SAFETY},
+    [BROKEN_GATE] = {"gate", "S11", SAFETY},
+    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},
+    [BROKEN_PATH] = {"path", "L1", LIVENESS},
+    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},
+    [BROKEN_STORE] = {"store", "L3", LIVENESS},
+    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS},
+    [BROKEN_BOUND] = {"bound", "L1", BOUND},
+    [BROKEN_PROCESS] = {"process", "crash", CRASHED},
+    [BROKEN_SILENCE] = {"silence", "atlas", NO_JUDGE},
+    [BROKEN_JUSTICE] = {"justice", "S8", SAFETY},
+    [BROKEN_MERCY] = {"mercy", "S5", SAFETY},
+    [BROKEN_VOID] = {"void", "S7", SAFETY},
+    [BROKEN_BARS] = {"bars", "S11", SAFETY},
+    [BROKEN_RULE] = {"rule", "L9", LIVENESS},
 };
 
 /* Each breakage of the world is told, by the law it breaks. */
@@ -270,11 +282,11 @@ static void add_fresh(command *c, uint64_t n) {
 static void print_sum(const batch *b, time_t began) {
     printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu "
            "frames, %llu records; agreement after %.0f s at "
-           "most; %llu logs struck; trace %016llx; %lld s\n",
+           "most; %llu logs of more than one version; trace %016llx; %lld s\n",
            b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
            (unsigned long long)b->steps, (unsigned long long)b->frames,
            (unsigned long long)b->records, (double)b->healed_ms / 1000,
-           (unsigned long long)b->struck, (unsigned long long)b->trace,
+           (unsigned long long)b->forks, (unsigned long long)b->trace,
            (long long)(time(NULL) - began));
     fflush(stdout);
 }

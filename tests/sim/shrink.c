@@ -38,7 +38,7 @@ static outcome outcome_of(const sim *s) {
                  .steps = s->steps,
                  .frames = s->frames,
                  .records = s->records};
-    o.struck = s->struck;
+    o.forks = s->forks;
     o.until_ms = s->until;
     o.failed_ms = s->now;
     o.healed_ms = s->now > s->until ? s->now - s->until : 0;
@@ -106,7 +106,7 @@ static void count(batch *b, size_t i, const outcome *o) {
     b->steps += o->steps;
     b->frames += o->frames;
     b->records += o->records;
-    b->struck += o->struck;
+    b->forks += o->forks;
     b->simulated_ms += o->until_ms + o->healed_ms;
     b->healed_ms = o->healed_ms > b->healed_ms ? o->healed_ms : b->healed_ms;
     b->trace = b->trace * UINT64_C(0x9fb21c651e98df25) + o->trace;
