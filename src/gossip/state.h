@@ -37,6 +37,8 @@ enum {
     PD_BUG_HEADS_AS_OWN,  /* what a peer told of is told on as held */
     PD_BUG_NO_PATIENCE,   /* 50 ms between repairs, and as many as there are */
     PD_BUG_FAILED_STORED, /* a store that failed counts as done */
+    PD_BUG_VOID_FIRST,    /* the evidence met first counts, not that of the least step */
+    PD_BUG_ALIAS_KEPT,    /* authors are numbered with those who came in after HELLO */
 };
 
 enum {

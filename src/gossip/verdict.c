@@ -96,7 +96,8 @@ static bool take_evidence(pd_core *c, uint16_t author, uint64_t at, uint64_t end
         pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
         return true;
     pd_log *log = accused_log(c, &e);
-    if (!log || e.step >= log->v.void_at ||
+    bool known = log && PD_BUG(PD_BUG_VOID_FIRST) && log->v.void_at != PD_VOID_NEVER;
+    if (!log || known || e.step >= log->v.void_at ||
         !pd_evidence_proves(&e, c->conf.run, c->crypto.verify, c->crypto.ctx))
         return true;
     log->v.void_at = e.step;

@@ -2,17 +2,17 @@
  * and no core.
  *
  * It dials and takes sessions like anybody, begins each with a proper HELLO and its version vector
- * (so that it is believed as long as it can be), and then does its one thing: three suffixes of its
- * log to three thirds (equivocate), bytes under seals of nobody (bad seal), heads that it never
- * delivers (promise), noise (garbage), pulls of everything again and again (storm), another run's
- * seals (replay), or nothing (silent).
+ * (so that it is believed as long as it can be), and then does its one thing: some suffixes of its
+ * log to some parts of the swarm (equivocate), bytes under seals of nobody (bad seal), heads that
+ * it never delivers (promise), noise (garbage), pulls of everything again and again (storm),
+ * another run's seals (replay), or nothing (silent).
  */
 #include "sim.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-enum { BRANCH_MAX = 4096, BRANCHES = 3, PEERS_MAX = 32, REDIAL_MS = 4000 };
+enum { BRANCH_MAX = 4096, BRANCHES = 4, PEERS_MAX = 32, REDIAL_MS = 4000 };
 
 typedef struct talk { /* a session */
     uint64_t session, rx;
@@ -31,7 +31,7 @@ struct evil {
     pd_author own;
     uint32_t own_log;
     uint64_t forked_at, n_branch; /* suffixes behind the own log's first forked_at bytes; ... */
-    uint64_t common;              /* ... the third begins with so much of the first */
+    uint64_t common[BRANCHES];    /* ... each begins with so much of the first */
     uint8_t branch[BRANCHES][BRANCH_MAX];
 };
 
@@ -48,7 +48,8 @@ evil *evil_open(sim *s, node *n, const fault *f) {
     memcpy(e->own.key, n->id.pub, 32);
     e->own_log = log_number(s, &e->own, PD_STREAM_GRADIENTS);
     e->forked_at = disk_log(s, n, e->own_log)->n;
-    e->common = draw_log(&e->r, 1, 64);
+    for (unsigned b = 2; b < BRANCHES; b++)
+        e->common[b] = draw_log(&e->r, 1, 64);
     return e;
 }
 
@@ -160,9 +161,8 @@ static uint8_t some_byte(evil *e) {
 static void grow_branches(evil *e) {
     for (uint64_t k = draw(&e->r, 1, 6); k && e->n_branch < BRANCH_MAX; k--, e->n_branch++) {
         for (unsigned b = 0; b < BRANCHES; b++)
-            e->branch[b][e->n_branch] = some_byte(e);
-        if (e->n_branch < e->common)
-            e->branch[2][e->n_branch] = e->branch[0][e->n_branch];
+            e->branch[b][e->n_branch] =
+                e->n_branch < e->common[b] ? e->branch[0][e->n_branch] : some_byte(e);
     }
 }
 

@@ -32,6 +32,7 @@ void node_init(sim *s, uint32_t i) {
     n->gap_ms = busy ? draw_log(&r, 50, 500) : draw_log(&r, 400, 30000);
     n->phase_ms = percent(&r, 40) ? draw(&r, 5000, 60000) : 0;
     uint64_t joins = percent(&r, 70) ? draw(&r, 100, 5000) : draw(&r, 100, s->planned);
+    n->stage_bytes = percent(&r, 30) ? (uint32_t)draw_log(&r, 64, 4096) : 1 << 16;
     n->r = rng_of(s->o.seed, "entropy", i);
     for (uint32_t k = 0; k < s->n_faults; k++) {
         const fault *f = &s->faults[k];
@@ -42,8 +43,8 @@ void node_init(sim *s, uint32_t i) {
         if (f->kind == F_ROTATE && f->node == i && !f->dropped)
             n->successor = (uint32_t)f->arg;
     }
-    if (s->o.table)
-        n->gap_ms = 1000, n->phase_ms = 0;
+    if (s->o.table || s->o.pair)
+        n->gap_ms = s->o.table ? 1000 : s->o.pair == PAIR_OVERLOAD ? 50 : 250, n->phase_ms = 0;
     else if (i > 0 && i < s->n_members)
         sim_push(s, s->now + joins, W_JOIN, i);
 }
@@ -109,6 +110,21 @@ static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t f
     return log == NOBODY ? 0 : disk_read(me->world, me, log, from, out, room);
 }
 
+static uint8_t *log_room(void *ctx, unsigned stage, size_t bytes) {
+    node *me = ctx;
+    uint8_t *p = bytes ? realloc(me->room[stage], bytes) : NULL;
+    if (!bytes)
+        free(me->room[stage]);
+    else if (!p)
+        abort();
+    return me->room[stage] = p;
+}
+
+void node_free_rooms(node *n) {
+    for (unsigned i = 0; i < PD_STAGES; i++)
+        (void)log_room(n, i, 0);
+}
+
 /* ---- processes ---- */
 
 pd_addr node_addr(const node *n) {
@@ -123,7 +139,7 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
                            .manifest = s->manifest_text,
                            .manifest_bytes = s->manifest_bytes,
                            .n_listen = 1,
-                           .stage_bytes = 1 << 16,
+                           .stage_bytes = n->stage_bytes,
                            .seal_ms = s->seal_ms,
                            .solo = n->solo,
                            .restored = n->restored};
@@ -154,7 +170,7 @@ void node_start(sim *s, node *n) {
     pd_core_conf conf;
     pd_known_addr known;
     pd_core_crypto c;
-    pd_core_log log = {.ctx = n, .seal = log_seal, .read = log_read};
+    pd_core_log log = {.ctx = n, .seal = log_seal, .read = log_read, .room = log_room};
     configure(s, n, &conf, &known);
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
@@ -280,6 +296,7 @@ void node_end_process(node *n) {
     n->join = NULL;
     n->busy_until = 0;
     n->epoch++;
+    node_free_rooms(n);
 }
 
 void node_crash(sim *s, node *n, pd_rng *r, bool silent) {

@@ -80,6 +80,16 @@ uint32_t path_rate(const sim *s) {
     return (uint32_t)world_number(s, F_RATE);
 }
 
+/* Of one node's uplink; 0: no limit. */
+static uint64_t uplink_rate(const sim *s, uint32_t who) {
+    for (uint32_t i = 0; i < s->n_faults; i++) {
+        const fault *f = &s->faults[i];
+        if (f->kind == F_RATE && !f->dropped && (f->node == NOBODY || f->node == who))
+            return f->arg;
+    }
+    return 0;
+}
+
 /* The base is the path's own; the draw of a frame is constant, uniform or heavy of tail, by the
  * seed. */
 static uint64_t delay_base(const sim *s, uint32_t from, uint32_t to) {
@@ -226,7 +236,7 @@ uint64_t path_wire_bytes(size_t n) {
 /* When the frame's last byte is through, or 0: the session dies of it. */
 static uint64_t passes(sim *s, pipe_end *e, uint32_t to, size_t n) {
     node *from = &s->nodes[e->node];
-    uint64_t rate = world_number(s, F_RATE), loss = s->healed ? 0 : world_number(s, F_LOSS),
+    uint64_t rate = uplink_rate(s, e->node), loss = s->healed ? 0 : world_number(s, F_LOSS),
              now_us = s->now * 1000;
     if (from->uplink_us < now_us)
         from->uplink_us = now_us;

@@ -5,6 +5,7 @@
  *   peersim --seeds A..B             many; --file F: those listed in a file; --fresh K: K new ones
  *   peersim --hours H                new ones until the time is over
  *   peersim --table                  what a gradient costs: copies, latency, bytes
+ *   peersim --pairs                  runs of one seed with and without one odd member, compared
  *
  *   --nodes N --until T --drop LIST  a smaller run: members, seconds, without faults 3,9-41
  *   --trace FILE                     every event of the run
@@ -32,7 +33,7 @@ typedef struct command {
     uint32_t n_seeds, room_seeds;
     uint64_t fresh, hours;
     unsigned jobs;
-    bool twice, hash, table, broken;
+    bool twice, hash, table, pairs, broken;
     const char *plant;
 } command;
 
@@ -47,7 +48,9 @@ static const char *const plants[] = {"",
                                      "sent-across-sessions",
                                      "heads-trusted-as-own",
                                      "repair-without-patience",
-                                     "acknowledge-failed-store"};
+                                     "acknowledge-failed-store",
+                                     "void-as-first-seen",
+                                     "alias-kept-over-members"};
 enum { PLANTS = sizeof plants / sizeof *plants };
 
 static bool choose_plant(const char *name) {
@@ -263,6 +266,8 @@ static bool flag(command *c, const char *name) {
         return c->hash = true;
     if (!strcmp(name, "--table"))
         return c->table = true;
+    if (!strcmp(name, "--pairs"))
+        return c->pairs = true;
     if (!strcmp(name, "--broken"))
         return c->broken = true;
     if (!strcmp(name, "--real-keys"))
@@ -319,6 +324,15 @@ static int soak(command *c) {
     return code;
 }
 
+static int compare_all(command *c) {
+    int code = OK;
+    for (uint32_t i = 0; i < c->n_seeds && !code; i++) {
+        c->o.seed = c->seeds[i];
+        code = pairs_judge(&c->o);
+    }
+    return c->n_seeds ? code : misused("which seed?", "");
+}
+
 int main(int argc, char **argv) {
     command c = {.jobs = 2};
     if (pd_crypto_init())
@@ -340,6 +354,8 @@ int main(int argc, char **argv) {
     else if (c.table) {
         c.o.seed = c.n_seeds ? c.seeds[0] : 2;
         code = table_print(&c.o);
+    } else if (c.pairs) {
+        code = compare_all(&c);
     } else if (c.hours)
         code = soak(&c);
     else

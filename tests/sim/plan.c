@@ -155,6 +155,7 @@ static void plan_evil(planner *p) {
     for (uint64_t i = draw(&r, 1, 1 + p->s->n_members / 4); i; i--) {
         uint64_t at = draw(&r, 20000, p->until), lasts = draw_log(&r, 20000, p->until);
         fault_kind kind = (fault_kind)draw(&r, F_EQUIVOCATE, F_SILENT);
+        kind = percent(&r, 30) ? F_EQUIVOCATE : kind; /* whom two logs convict */
         uint32_t where = (uint32_t)draw(&r, 1, p->s->n_members - 1);
         add(p, kind, where, at, lasts, pd_rng_next(&r));
         plan_ban(p, &bans, where, at);
@@ -265,6 +266,8 @@ static void draw_world(sim *s, planner *p) {
     uint64_t seconds = percent(&r, 80)   ? draw(&r, 60, 300)
                        : percent(&r, 85) ? draw(&r, 300, 900)
                                          : draw(&r, 900, 3600);
+    if (s->o.node_hours)
+        seconds = s->o.node_hours * 3600 / s->n_members;
     p->until = 1000 + seconds * 1000;
     s->planned = p->until;
     s->until = s->o.until_ms ? s->o.until_ms : p->until;
@@ -285,6 +288,19 @@ static void plan_table(planner *p) {
     add(p, F_LOSS, NOBODY, 0, s->until, 5);
 }
 
+static void add_to_end(void *ctx, fault_kind kind, uint32_t where, uint64_t at, uint64_t arg) {
+    planner *p = ctx;
+    add(p, kind, where, at, p->s->until - at, arg);
+}
+
+static void plan_pair(planner *p) {
+    sim *s = p->s;
+    s->seal_ms = s->o.pair == PAIR_OVERLOAD ? 500 : 2000;
+    s->buffer_bytes = 65536;
+    s->planned = s->until;
+    pairs_plan(s, add_to_end, p);
+}
+
 void plan_make(sim *s) {
     planner p = {.s = s};
     draw_world(s, &p);
@@ -292,6 +308,8 @@ void plan_make(sim *s) {
     uint64_t minutes = p.until / 60000;
     if (s->o.table) {
         plan_table(&p);
+    } else if (s->o.pair) {
+        plan_pair(&p);
     } else if (!percent(&r, 5)) {
         plan_paths(&p, minutes);
         plan_nodes(&p, minutes);

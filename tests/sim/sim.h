@@ -211,7 +211,9 @@ typedef struct node {
         phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
-    uint64_t pulls; /* sent, for L5 */
+    uint32_t stage_bytes;     /* of the core's own for a log that catches up: often hardly any */
+    uint8_t *room[PD_STAGES]; /* for longer gaps */
+    uint64_t pulls;           /* sent, for L5 */
     uint64_t bytes_out,
         data_out; /* on the wire, framing included; of them in frames with segments */
 } node;
@@ -285,6 +287,17 @@ typedef struct happening {
     size_t n;
 } happening;
 
+/* Worlds without faults but one: pairs.c compares them. */
+typedef enum pair_kind {
+    PAIR_NONE,
+    PAIR_EVEN,     /* none */
+    PAIR_THIN,     /* the last member is on a thin line */
+    PAIR_SILENT,   /* ... is stopped */
+    PAIR_SLOW,     /* ... reads slowly */
+    PAIR_LATE,     /* ... lacks a long log, and all lines are thin */
+    PAIR_OVERLOAD, /* all lines are thinner than the records need */
+} pair_kind;
+
 /* What a command line asks for. */
 typedef struct options {
     uint64_t seed, until_ms; /* until 0: drawn */
@@ -295,6 +308,8 @@ typedef struct options {
     bool ed25519, tracing;
     bool table; /* no faults but those of the table's path; all are members from the start */
     uint32_t records_a_seal; /* table: K */
+    pair_kind pair;
+    uint64_t node_hours; /* of each run; 0: drawn */
     const char *trace_path;
     broken broken;
 } options;
@@ -330,6 +345,8 @@ struct sim {
     uint64_t *latency;
     size_t n_latency, room_latency;
     uint64_t fresh_bytes, segment_bytes;
+    uint64_t *waits; /* pairs: ms from a seal to another's store */
+    uint32_t n_waits, room_waits;
     bool saw_segment; /* in the frame watched last */
     /* the verdict */
     int code;
@@ -415,6 +432,7 @@ void node_start(sim *s, node *n);
 void node_try_join(sim *s, node *n); /* and again later, until it is a member */
 void node_start_again(sim *s, node *n);
 void node_end_process(node *n);
+void node_free_rooms(node *n);
 void node_crash(sim *s, node *n, pd_rng *r, bool silent);
 void node_turn(sim *s, node *n, const fault *f); /* against the others */
 void node_clone(sim *s, node *n, const fault *f);
@@ -474,6 +492,12 @@ void judge_steady(sim *s);
 /* table.c */
 void table_members(sim *s); /* everyone knows everyone before the first process starts */
 int table_print(const options *o);
+
+/* pairs.c */
+void pairs_plan(sim *s,
+                void (*add)(void *ctx, fault_kind kind, uint32_t where, uint64_t at, uint64_t arg),
+                void *ctx);
+int pairs_judge(const options *o);
 
 /* shrink.c: runs in processes of their own */
 typedef struct outcome {
