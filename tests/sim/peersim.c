@@ -8,6 +8,7 @@
  *   peersim --pairs                  runs of one seed with and without one odd member, compared
  *
  *   --nodes N --until T --drop LIST  a smaller run: members, seconds, without faults 3,9-41
+ *   --node-hours H                   each run as long as its nodes take for H hours in all
  *   --trace FILE                     every event of the run
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
@@ -25,6 +26,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 typedef struct command {
@@ -246,6 +248,8 @@ static bool value(command *c, const char *name, const char *v) {
         add_seed(c, n);
     else if (!strcmp(name, "--nodes") && n >= 1 && n <= 60000)
         c->o.nodes = (uint32_t)n;
+    else if (!strcmp(name, "--node-hours") && n >= 1 && n <= 100000)
+        c->o.node_hours = n;
     else if (!strcmp(name, "--hours") && n >= 1)
         c->hours = n;
     else if (!strcmp(name, "--fresh") && n >= 1)
@@ -285,21 +289,23 @@ static void add_fresh(command *c, uint64_t n) {
 }
 
 static void print_sum(const batch *b, time_t began) {
-    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu "
-           "frames, %llu records; agreement after %.0f s at "
+    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %.0f node-hours, %llu "
+           "steps, %llu frames, %llu records; agreement after %.0f s at "
            "most; %llu logs of more than one version; trace %016llx; %lld s\n",
            b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
-           (unsigned long long)b->steps, (unsigned long long)b->frames,
-           (unsigned long long)b->records, (double)b->healed_ms / 1000,
-           (unsigned long long)b->forks, (unsigned long long)b->trace,
+           (double)b->node_ms / 3600000, (unsigned long long)b->steps,
+           (unsigned long long)b->frames, (unsigned long long)b->records,
+           (double)b->healed_ms / 1000, (unsigned long long)b->forks, (unsigned long long)b->trace,
            (long long)(time(NULL) - began));
     fflush(stdout);
 }
 
-static int run(command *c) {
+/* Adds the node-hours simulated. */
+static int run(command *c, double *node_hours) {
     time_t began = time(NULL);
     batch b = {.seeds = c->seeds, .n = c->n_seeds, .jobs = c->jobs, .twice = c->twice, .all = true};
     run_batch(&c->o, &b);
+    *node_hours += (double)b.node_ms / 3600000;
     if (c->hash)
         printf("%016llx\n", (unsigned long long)b.trace);
     else
@@ -312,14 +318,32 @@ static int run(command *c) {
     return b.first.code;
 }
 
+static double cpu_minutes(void) {
+    struct rusage u;
+    if (getrusage(RUSAGE_CHILDREN, &u))
+        return 0;
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) / 60;
+}
+
+/* New seeds until the time is over or one fails, with what is done so far after every batch. */
 static int soak(command *c) {
     enum { AT_ONCE = 200 };
-    time_t end = time(NULL) + (time_t)c->hours * 3600;
+    time_t began = time(NULL), end = began + (time_t)c->hours * 3600;
+    uint64_t seeds = 0;
+    double hours = 0;
     int code = OK;
     while (!code && time(NULL) < end) {
         c->n_seeds = 0;
         add_fresh(c, AT_ONCE);
-        code = run(c);
+        code = run(c, &hours);
+        seeds += AT_ONCE;
+        double minutes = (double)(time(NULL) - began) / 60, cpu = cpu_minutes();
+        printf(
+            "  in all %llu seeds, %.0f node-hours, %.0f seeds a minute, %.0f node-hours a minute "
+            "of CPU\n",
+            (unsigned long long)seeds, hours, minutes > 0 ? (double)seeds / minutes : 0,
+            cpu > 0 ? hours / cpu : 0);
+        fflush(stdout);
     }
     return code;
 }
@@ -359,7 +383,7 @@ int main(int argc, char **argv) {
     } else if (c.hours)
         code = soak(&c);
     else
-        code = c.n_seeds ? run(&c) : misused("which seed?", "");
+        code = c.n_seeds ? run(&c, &(double){0}) : misused("which seed?", "");
     free(c.seeds);
     free(c.o.drop);
     return code;

@@ -52,21 +52,36 @@ bool fault_in_force(const sim *s, const fault *f, uint64_t at) {
     return !f->dropped && at >= f->at && at < f->end && at < s->until && !s->healed;
 }
 
-const fault *fault_at(const sim *s, fault_kind kind, uint32_t where) {
-    for (uint32_t i = 0; i < s->n_faults; i++) {
-        const fault *f = &s->faults[i];
-        if (f->kind == kind && (f->node == NOBODY || f->node == where) &&
-            fault_in_force(s, f, s->now))
+fault_walk fault_walk_of(const sim *s, fault_kind kind, uint64_t at) {
+    uint32_t lo = s->first_of[kind], end = s->first_of[kind + 1], hi = end;
+    uint64_t from = at > s->longest[kind] ? at - s->longest[kind] : 0;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (s->faults[s->by_kind[mid]].at < from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return (fault_walk){.s = s, .at = at, .next = lo, .end = end};
+}
+
+const fault *fault_walk_next(fault_walk *w) {
+    while (w->next < w->end) {
+        const fault *f = &w->s->faults[w->s->by_kind[w->next++]];
+        if (f->at > w->at)
+            w->next = w->end;
+        else if (fault_in_force(w->s, f, w->at))
             return f;
     }
     return NULL;
 }
 
-bool fault_planned(const sim *s, fault_kind kind) {
-    for (uint32_t i = 0; i < s->n_faults; i++)
-        if (s->faults[i].kind == kind && !s->faults[i].dropped)
-            return true;
-    return false;
+const fault *fault_at(const sim *s, fault_kind kind, uint32_t where) {
+    fault_walk w = fault_walk_of(s, kind, s->now);
+    const fault *f;
+    while ((f = fault_walk_next(&w)) && f->node != NOBODY && f->node != where)
+        ;
+    return f;
 }
 
 /* ---- drawing ---- */
@@ -253,6 +268,29 @@ static void one_turn_a_node(planner *p) {
     }
 }
 
+static void index_faults(sim *s) {
+    uint32_t n = 0;
+    s->by_kind = malloc((s->n_faults + 1) * sizeof *s->by_kind);
+    if (!s->by_kind)
+        abort();
+    for (unsigned kind = 0; kind < F_KINDS; kind++) {
+        s->first_of[kind] = n;
+        for (uint32_t i = 0; i < s->n_faults; i++) {
+            const fault *f = &s->faults[i];
+            uint32_t k = n;
+            if (f->kind != kind)
+                continue;
+            for (; k > s->first_of[kind] && s->faults[s->by_kind[k - 1]].at > f->at; k--)
+                s->by_kind[k] = s->by_kind[k - 1];
+            s->by_kind[k] = i;
+            n++;
+            s->longest[kind] =
+                f->end - f->at > s->longest[kind] ? f->end - f->at : s->longest[kind];
+        }
+    }
+    s->first_of[F_KINDS] = n;
+}
+
 static void drop_asked(sim *s) {
     for (uint32_t i = 0; i < s->n_faults; i++)
         s->faults[i].dropped |= i < s->o.n_drop && s->o.drop[i];
@@ -323,6 +361,7 @@ void plan_make(sim *s) {
         one_turn_a_node(&p);
     }
     drop_asked(s);
+    index_faults(s);
     uint32_t room = 0;
     s->nodes = grow(NULL, &room, s->n_nodes, sizeof *s->nodes);
     s->author_of = malloc(s->n_nodes * (size_t)PD_INCARNATIONS * sizeof *s->author_of);

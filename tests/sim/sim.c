@@ -246,6 +246,7 @@ void sim_close(sim *s) {
     free(s->author_of);
     free(s->nodes);
     free(s->faults);
+    free(s->by_kind);
     free(s->pipes);
     free(s->heap);
     free(s->actions);

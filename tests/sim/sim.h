@@ -325,6 +325,9 @@ struct sim {
     pd_replay replay;
     fault *faults;
     uint32_t n_faults;
+    uint32_t *by_kind;              /* fault numbers: by kind, each in the order of time ... */
+    uint32_t first_of[F_KINDS + 1]; /* ... from here on */
+    uint64_t longest[F_KINDS];      /* of a kind, ms */
     node *nodes;
     uint32_t n_nodes, n_members; /* clones come behind the members */
     truth *truths;               /* by log number: 2 author + stream */
@@ -376,10 +379,16 @@ void *grow(void *p, uint32_t *room, uint32_t n,
 /* plan.c */
 void plan_make(sim *s);
 bool fault_in_force(const sim *s, const fault *f, uint64_t at);
+/* The faults of one kind in force at a time; a run of hours has thousands of others. */
+typedef struct fault_walk {
+    const sim *s;
+    uint64_t at;
+    uint32_t next, end;
+} fault_walk;
+fault_walk fault_walk_of(const sim *s, fault_kind kind, uint64_t at);
+const fault *fault_walk_next(fault_walk *w); /* NULL: no more */
 /* The first fault of a kind in force at a node now, or NULL. */
 const fault *fault_at(const sim *s, fault_kind kind, uint32_t where);
-/* Is there any of this kind, ever? */
-bool fault_planned(const sim *s, fault_kind kind);
 void fault_begin(sim *s, uint32_t number);
 void fault_end(sim *s, uint32_t number);
 
@@ -503,7 +512,7 @@ int pairs_judge(const options *o);
 typedef struct outcome {
     int code;
     char law[8], failure[256];
-    uint64_t trace, steps, frames, records, forks, until_ms, healed_ms, failed_ms;
+    uint64_t trace, steps, frames, records, forks, until_ms, healed_ms, failed_ms, node_ms;
     uint32_t n_nodes, n_faults;
 } outcome;
 /* Run one world in a child; prints its last words if it fails and `aloud`. */
@@ -520,7 +529,7 @@ typedef struct batch {
     bool all;              /* go on after a failure */
     const char *until_law; /* only failures by this law count; NULL: all */
     uint64_t trace;        /* of all runs, in the order of the seeds */
-    uint64_t steps, frames, records, forks, simulated_ms, healed_ms;
+    uint64_t steps, frames, records, forks, simulated_ms, node_ms, healed_ms;
     size_t failed, unjudged, first_failed; /* index of the first in order */
     outcome first;
 } batch;
