@@ -14,7 +14,8 @@ int ctl_rotate(ctl *c, int argc, char **argv) {
         "peerctl [-d DIR] rotate [--json]",
         "Give the node a new key: the old one signs its place over to it, and the node ends. "
         "Start\n"
-        "it again to go on; what it made stays in the run. Before a key might be known to others;\n"
+        "it again to go on; what it made stays in the run. If no other member could be told, it\n"
+        "first tells them under the old key. Before a key might be known to others;\n"
         "for a key that is, let another member ban it.",
         "peerctl -d site-a rotate && peerd run site-a",
     };

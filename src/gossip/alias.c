@@ -13,7 +13,7 @@ void pd_alias_base(pd_core *c, pd_link *l) {
         return;
     for (uint32_t i = 0; i < c->n_authors; i++) {
         uint16_t a = c->order[i];
-        if (a >= l->base_n)
+        if (a >= l->base_n && !PD_BUG(PD_BUG_ALIAS_KEPT))
             continue; /* learned since our HELLO left */
         l->in[l->n_base] = a;
         l->out[a] = (uint16_t)l->n_base;

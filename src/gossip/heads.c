@@ -122,24 +122,22 @@ static bool put_list(pd_core *c, pd_writer *w, pd_item_kind kind, uint8_t flags,
     return pd_frame_put(w, &it);
 }
 
+/* Is there room for a list of n heads and one more, and before it for the ALIAS that this one may
+ * need?  An ALIAS that took the room of heads already counted would leave a list that does not fit.
+ */
+static bool has_room(const pd_writer *w, uint32_t n) {
+    const size_t head = 1 + 1 + 3, entry = 3 + 5, alias = 1 + 3 + 32 + 1; /* at most */
+    return (size_t)(w->end - w->p) >= head + (n + 1) * entry + alias;
+}
+
 /* One part: as many heads as fit behind the aliases they need. */
 static bool put_part(pd_core *c, pd_link *l, pd_writer *w) {
-    const size_t head = 1 + 1 + 3, entry = 3 + 5; /* kind, flags, count; log, n */
     uint32_t n = 0, next = l->vv_next, first = next;
-    size_t room = (size_t)(w->end - w->p);
-    bool fits = true;
     for (; next < pd_logs(c) && n < PD_HEADS_MAX; next++) {
         uint32_t a;
-        uint8_t *was = w->p;
-        fits = room >= head + (n + 1) * entry && by_alias(c, l, w, next / PD_STREAMS, &a);
-        if (!fits)
+        if (!has_room(w, n) || !by_alias(c, l, w, next / PD_STREAMS, &a))
             break;
-        room -= (size_t)(w->p - was);
         uint64_t held = c->author[a].log[next % PD_STREAMS].chain.n;
-        if (room < head + (n + 1) * entry) {
-            fits = false;
-            break;
-        }
         if (held)
             c->heads[n++] = (pd_head){next, held};
     }
@@ -194,7 +192,6 @@ static bool is_news(const pd_core *c, const pd_link *l, uint32_t index) {
 }
 
 bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
-    const size_t head = 1 + 3, entry = 3 + 5;
     uint32_t n = 0, end = pd_logs(c);
     bool all = true;
     for (uint32_t i = pd_set_next(l->tell, 0, end); i < end; i = pd_set_next(l->tell, i + 1, end)) {
@@ -202,8 +199,7 @@ bool pd_heads_put(pd_core *c, pd_link *l, pd_writer *w) {
             pd_set_remove(l->tell, i);
             continue;
         }
-        all = n < PD_HEADS_MAX && pd_alias_announce(c, l, w, i / PD_STREAMS) &&
-              (size_t)(w->end - w->p) >= head + (n + 1) * entry;
+        all = n < PD_HEADS_MAX && has_room(w, n) && pd_alias_announce(c, l, w, i / PD_STREAMS);
         if (!all)
             break;
         const pd_log *log = pd_log_at_index(c, i);

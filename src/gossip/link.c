@@ -34,7 +34,8 @@ void pd_link_up(pd_core *c, const pd_event *e) {
         if (!c->link[i].session)
             l = &c->link[i];
     bool refused = m != PD_NONE && m != c->self && pd_score_refuses(c, m);
-    if (!l || (!e->guest && m == PD_NONE) || refused || pd_link_find(c, e->session) ||
+    bool out = m != PD_NONE && m != c->self && pd_member_is_out(&c->member[m]);
+    if (!l || (!e->guest && m == PD_NONE) || out || refused || pd_link_find(c, e->session) ||
         c->own.stop_ms) {
         close_session(c, e->session,
                       !l        ? "too many sessions"

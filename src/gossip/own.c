@@ -438,12 +438,14 @@ static void stop(pd_core *c) {
     }
     bool stored =
         c->own.voice == PD_VOICE_SILENCED || (!c->own.pending[0].n && !c->own.pending[1].n);
-    if (!c->own.said_bye && (!stored || !all_told(c)) && since < (stored ? 3000 : 10000)) {
+    bool passes = (c->own.rotates || c->member[c->self].v.rotated) && !c->own.passed;
+    uint64_t most = stored && !passes ? 3000 : 10000;
+    if (!c->own.said_bye && (!stored || passes || !all_told(c)) && since < most) {
         for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
             if (stored && pd_link_live(&c->link[i]) && !c->link[i].ping_ms)
                 c->link[i].ping_due = c->link[i].want =
                     true; /* its PONG brings the acknowledgement */
-        pd_wake_at(c, c->own.stop_ms + (stored && since < 3000 ? 3000 : 10000));
+        pd_wake_at(c, c->own.stop_ms + most);
         return;
     }
     bool open = false;
@@ -461,12 +463,54 @@ static void stop(pd_core *c) {
     }
 }
 
+/* ---- passing the place on ---- */
+
+static bool has_our_words(const pd_core *c, const pd_link *l) {
+    uint32_t log = c->own.author * PD_STREAMS + PD_STREAM_CONTROL;
+    uint64_t held = c->author[c->own.author].log[PD_STREAM_CONTROL].held;
+    if (!pd_link_live(l) || !l->vv_in)
+        return false;
+    const pd_link_log *ll = &l->log[log];
+    return ll->peer >= held || (ll->sent >= held && l->acked >= ll->mark);
+}
+
+/* Members that have ever said anything: the next key itself has not. */
+static bool anybody_spoke(const pd_core *c) {
+    for (uint32_t i = 0; i < c->n_authors; i++) {
+        const pd_author_state *a = &c->author[i];
+        if (a->member != c->self && !c->member[a->member].left && a->log[PD_STREAM_CONTROL].chain.n)
+            return true;
+    }
+    return false;
+}
+
+/* Nobody lets a key in of which only its owner has heard: before the next key takes this one's
+ * place, somebody else has to keep the record that names it. */
+static void pass_on(pd_core *c) {
+    if (!c->member[c->self].v.rotated || c->own.passed)
+        return;
+    bool alone = !anybody_spoke(c), heard = alone;
+    for (unsigned i = 0; i < PD_SESSIONS_MAX && !heard; i++)
+        heard = has_our_words(c, &c->link[i]);
+    if (!heard || !c->own.heard_ms)
+        c->own.heard_ms = heard ? c->now : 0;
+    if (!heard)
+        return;
+    if (!alone && c->now < c->own.heard_ms + PD_PASS_MS) {
+        pd_wake_at(c, c->own.heard_ms + PD_PASS_MS);
+        return;
+    }
+    c->own.passed = true;
+    pd_emit(c, PD_ACT_PASSED);
+}
+
 void pd_own_tick(pd_core *c) {
     if (c->own.voice == PD_VOICE_LISTENING)
         listen(c);
     if (c->own.conflict)
         next_incarnation(c);
     publish_address(c);
+    pass_on(c);
     if (c->own.stop_ms)
         stop(c);
     seal_what_is_due(c);

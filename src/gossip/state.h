@@ -37,6 +37,8 @@ enum {
     PD_BUG_HEADS_AS_OWN,  /* what a peer told of is told on as held */
     PD_BUG_NO_PATIENCE,   /* 50 ms between repairs, and as many as there are */
     PD_BUG_FAILED_STORED, /* a store that failed counts as done */
+    PD_BUG_VOID_FIRST,    /* the evidence met first counts, not that of the least step */
+    PD_BUG_ALIAS_KEPT,    /* authors are numbered with those who came in after HELLO */
 };
 
 enum {
@@ -112,6 +114,8 @@ enum {
     PD_DIAL_ORPHAN_MS = 3000,  /* a link is replaced within this, not by all its orphans at once */
     PD_DIAL_FULL_MS = 60000,   /* a node that had no place is not asked again before */
     PD_GOOD_SESSION_MS = 60000,
+
+    PD_PASS_MS = 3000, /* a peer that has seen a ROTATE has stored it too after this */
 
     PD_AWAY_MS = 900000,
     PD_GONE_MS = 86400000,
@@ -312,7 +316,9 @@ typedef struct pd_own {
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
-    uint64_t said_ms; /* when own bytes became durable last */
+    uint64_t said_ms;     /* when own bytes became durable last */
+    uint64_t heard_ms;    /* since when a peer has all of the own control log; 0: none has */
+    bool rotates, passed; /* a ROTATE is written; PD_ACT_PASSED was given */
     pd_pending pending[PD_STREAMS];
     uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
 } pd_own;

@@ -185,6 +185,7 @@ static void judge_own(pd_core *c, pd_link *l, uint32_t index, const uint8_t *byt
     } else if (differs_from_ours(c, index, bytes, n < log->held ? n : log->held)) {
         l->log[index].flags |= PD_BAD;
         pd_own_conflict(c, (uint16_t)(index / PD_STREAMS));
+        pd_fork_suspect(c, l, index); /* perhaps nobody but us holds our branch */
     } else if (n > log->chain.n && log->held == log->chain.n) {
         take_in(c, l, index, &chain, bytes + log->held, seal);
     }

@@ -96,7 +96,8 @@ static bool take_evidence(pd_core *c, uint16_t author, uint64_t at, uint64_t end
         pd_evidence_get(rec->proof, rec->proof_size, &e) != PD_OK)
         return true;
     pd_log *log = accused_log(c, &e);
-    if (!log || e.step >= log->v.void_at ||
+    bool known = log && PD_BUG(PD_BUG_VOID_FIRST) && log->v.void_at != PD_VOID_NEVER;
+    if (!log || known || e.step >= log->v.void_at ||
         !pd_evidence_proves(&e, c->conf.run, c->crypto.verify, c->crypto.ctx))
         return true;
     log->v.void_at = e.step;
@@ -637,7 +638,8 @@ void pd_verdict_rotate(pd_core *c, const pd_event *e) {
     rec.step = c->author[c->own.author].log[PD_STREAM_GRADIENTS].chain.n + p->n;
     memcpy(rec.subject, e->key, 32);
     memcpy(rec.sig, e->p, sizeof rec.sig);
-    if (!pd_own_write(c, &rec))
+    c->own.rotates = pd_own_write(c, &rec);
+    if (!c->own.rotates)
         pd_note(c, PD_LOG_WARN, "the rotation is not written: the node may not speak now");
     c->own.flush = true;
 }

@@ -74,6 +74,20 @@ static void speak(pd_node *n) {
         pd_trainer_speak(n->trainer, may, &author);
 }
 
+/* The next key is known to the others: the node ends, and starts under it. */
+static void pass_on(pd_node *n) {
+    if (pd_site_rotation_heard(n->site) != PD_OK) {
+        pd_error("%s", pd_fail_text());
+        return;
+    }
+    if (n->stopping)
+        return;
+    pd_info("the others know this node's next key; start it again to go on under it");
+    n->stopping = true;
+    const pd_event e = {.kind = PD_EV_STOP};
+    defer(n, &e);
+}
+
 static void fatal(pd_node *n, const pd_action *a) {
     pd_error("%s", a->text);
     n->exit_status = (int)a->at;
@@ -119,6 +133,9 @@ void pd_node_act(pd_node *n, const pd_action *a) {
         break;
     case PD_ACT_SPEAK:
         speak(n);
+        break;
+    case PD_ACT_PASSED:
+        pass_on(n);
         break;
     case PD_ACT_INVITE_USED:
         if (pd_site_invite_used(n->site, a->invite))

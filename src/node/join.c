@@ -187,6 +187,7 @@ static void carry_out(joiner *j, const pd_action *a) {
     case PD_ACT_VOID: /* the first start finds it again */
     case PD_ACT_SPEAK:
     case PD_ACT_INVITE_USED:
+    case PD_ACT_PASSED:
         break;
     }
 }

@@ -1,8 +1,9 @@
 /* rotate.c - from key to key.next: the file is there before the record is written, and takes the
- * key's place only when the record is found durable at a start; see site.h.
+ * key's place only after a peer keeps the record too, for nobody else would let it in; see site.h.
  *
- *   key.next written ─> ROTATE durable, told ─> node ends ─> start: ROTATE in the ledger?
- *                                                  yes: key.old = key, key = key.next      no: wait
+ *   key.next written ─> ROTATE durable ─> heard: key.heard = key.next ─> node ends
+ *                                  │         ─> start: key.old = key, key = key.heard
+ *                                  └─ not heard: the old key goes on telling, and makes no records
  */
 #include "rotate.h"
 #include "peerd/core.h"
@@ -55,7 +56,7 @@ static pd_err become(pd_site *s, const pd_identity *next) {
     if (!e)
         e = in_dir(old, s, "key.old");
     if (!e)
-        e = in_dir(from, s, "key.next");
+        e = in_dir(from, s, "key.heard");
     if (!e)
         e = pd_identity_save(old, &s->identity);
     if (!e)
@@ -72,11 +73,21 @@ static pd_err become(pd_site *s, const pd_identity *next) {
     return PD_OK;
 }
 
+pd_err pd_site_rotation_heard(const pd_site *s) {
+    path next, heard;
+    pd_err e = in_dir(next, s, "key.next");
+    if (!e)
+        e = in_dir(heard, s, "key.heard");
+    if (!e && rename(next, heard) != 0 && errno != ENOENT) /* not there: it was heard before */
+        e = pd_fail(PD_EIO, "cannot rename %s: %s", next, strerror(errno));
+    return e;
+}
+
 pd_err pd_site_finish_rotation(pd_site *s) {
     path file;
     pd_identity next;
     bool written = false;
-    pd_err e = in_dir(file, s, "key.next");
+    pd_err e = in_dir(file, s, "key.heard");
     if (e || !pd_file_exists(file))
         return e;
     e = pd_identity_load(file, &next);

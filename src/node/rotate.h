@@ -4,7 +4,7 @@
 
 #include "site.h"
 
-/* If the ledger holds this node's ROTATE to DIR/key.next, be that key from now on. */
+/* If there is a DIR/key.heard and the ledger holds this node's ROTATE to it, be that key from now on. */
 PD_CHECKED pd_err pd_site_finish_rotation(pd_site *s);
 
 #endif

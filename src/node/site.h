@@ -98,11 +98,12 @@ uint32_t pd_site_listen_addresses(const pd_site *s, const pd_net *net, pd_addr o
 /* Addresses remembered. */
 uint32_t pd_site_addresses(const pd_site *s, pd_known_addr *out, uint32_t room);
 
-/* The key that this node passes its place on to, made and kept in DIR/key.next if it is not there yet.
- * The first start that finds its ROTATE record in the ledger makes it the node's key; the old one stays as
- * key.old.
- */
+/* The key that this node passes its place on to, made and kept in DIR/key.next if it is not there yet. */
 PD_CHECKED pd_err pd_site_next_key(const pd_site *s, pd_identity *out);
+/* Others keep the ROTATE record: DIR/key.next becomes key.heard, which the next start makes the node's
+ * key; the old one stays as key.old.  Errors: PD_EIO.
+ */
+PD_CHECKED pd_err pd_site_rotation_heard(const pd_site *s);
 
 /* Outstanding invites, to the transport; one used: true when it has no use left. */
 PD_CHECKED pd_err pd_site_allow_invites(const pd_site *s, pd_net *net);

@@ -2,8 +2,9 @@
  *
  * All honest nodes hold prefixes of the same logs, so bytes are kept once, in `truth`, as their
  * author sealed them, and a node keeps lengths: held, durable, as of its snapshot.  Whatever a node
- * stores is compared with that (S1, S3, S4).  An author of whom more than one version is out (its
- * key was copied or stolen) is judged no more, and each node keeps its own bytes of it.
+ * stores is compared with that (S1, S3, S4).  Where more than one version of a log is out (its
+ * author was cloned, turned or forgot), each node keeps its own bytes of it; that all come to agree
+ * on what counts of it is judged at the end.
  */
 #include "sim.h"
 
@@ -22,7 +23,7 @@ uint32_t log_number(sim *s, const pd_author *a, uint8_t stream) {
         s->room_authors = rows / PD_STREAMS;
         for (uint8_t k = 0; k < PD_STREAMS; k++)
             s->truths[*author * PD_STREAMS + k] =
-                (truth){.author = *a, .owner = n->index, .stream = k, .forked = n->forked};
+                (truth){.author = *a, .owner = n->index, .stream = k, .forked = n->copied};
     }
     return *author * PD_STREAMS + stream;
 }
@@ -98,17 +99,23 @@ static void split_off(sim *s, node *n, uint32_t log) {
     }
 }
 
-void disk_fork(sim *s, uint32_t owner) {
-    s->distrust = s->nodes[owner].forked = true;
+void disk_fork(sim *s, node *n) {
+    s->distrust = s->strict = n->forked = true;
     for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++) {
         truth *t = &s->truths[log];
-        if (t->owner != owner || t->forked)
+        uint64_t from = held(n, log)->durable;
+        if (t->owner != n->index)
             continue;
+        if (t->forked && from < t->fork_from)
+            t->fork_from = from;
+        if (t->forked)
+            continue;
+        t->fork_from = from;
         for (uint32_t i = 0; i < s->n_nodes; i++)
             if (log < s->nodes[i].n_logs)
                 split_off(s, &s->nodes[i], log);
         t->forked = true;
-        s->struck++;
+        s->forks++;
     }
 }
 

@@ -42,18 +42,18 @@ static void stored(sim *s, node *n, const happening *h) {
         .kind = PD_EV_STORED, .author = t->author, .stream = t->stream, .at = h->b + size};
     if (fault_at(s, F_FULL, n->index) || (BROKEN(s, BROKEN_STORE) && s->healed))
         e.kind = PD_EV_STORE_FAILED;
-    else {
-        disk_append(s, n, log, h->b, h->p, size, h->p + size);
-        if (fault_at(
-                s, F_EIO,
-                n->index)) { /* nobody knows what the disk holds: the process ends and reads it */
-            pd_rng r = rng_of(s->o.seed, "eio", s->now);
-            if (percent(&r, 50))
-                disk_commit(s, n);
-            node_crash(s, n, &r, false);
-            sim_push(s, s->now + 2000, W_START, n->index);
-            return;
+    else if (fault_at(s, F_EIO, n->index)) {
+        /* Nobody knows what the disk holds: the process ends and reads it. */
+        pd_rng r = rng_of(s->o.seed, "eio", s->now);
+        if (percent(&r, 50)) {
+            disk_append(s, n, log, h->b, h->p, size, h->p + size);
+            disk_commit(s, n);
         }
+        node_crash(s, n, &r, false);
+        sim_push(s, s->now + 2000, W_START, n->index);
+        return;
+    } else {
+        disk_append(s, n, log, h->b, h->p, size, h->p + size);
         if (!BROKEN(s, BROKEN_COMMIT))
             disk_commit(s, n);
         s->records += t->stream == PD_STREAM_GRADIENTS ? size : 0;
@@ -72,6 +72,8 @@ static void stopped(sim *s, node *n, const pd_action *a) {
     n->ended = fatal;
     disk_commit(s, n);
     node_crash(s, n, &r, false);
+    if (n->successor != NOBODY && !n->gone)
+        sim_push(s, s->now + 1000, W_START, n->index); /* under its next key, if that is written */
 }
 
 static void allow(sim *s, const node *n, const pd_action *a) {
@@ -87,11 +89,13 @@ typedef struct clogs {
 } clogs;
 
 static void send(sim *s, node *n, const pd_action *a, clogs *full) {
+    s->saw_segment = false;
     if (s->o.table)
         table_frame(s, a->p, a->n);
     else if (n->core)
         watch_frame(s, n, a->session, a->p, a->n);
-    if (path_send(s, n, a->session, a->p, a->n) && full->n < PD_SESSIONS_MAX)
+    n->data_out += s->saw_segment ? path_wire_bytes(a->n) : 0;
+    if (path_send(s, n, a->session, a->p, a->n, false) && full->n < PD_SESSIONS_MAX)
         full->session[full->n++] = a->session;
 }
 
@@ -102,13 +106,24 @@ static bool carry_out(sim *s, node *n, const pd_action *a, clogs *full) {
         send(s, n, a, full);
         break;
     case PD_ACT_CLOSE:
-        path_close(s, n, a->session);
+        if (!BROKEN(s, BROKEN_BARS) || !s->nodes[path_other(s, a->session)->node].banned)
+            path_close(s, n, a->session);
         break;
     case PD_ACT_DIAL:
         path_dial(s, n, a->key, &a->addr);
         break;
     case PD_ACT_STORE:
         store(s, n, a);
+        break;
+    case PD_ACT_VOID:
+        justice_void(s, n, a);
+        break;
+    case PD_ACT_DENY:
+        justice_deny(s, n, a->key);
+        break;
+    case PD_ACT_PASSED:
+        n->heard = true;
+        sim_push(s, s->now, W_PASSED, n->index);
         break;
     case PD_ACT_META:
         n->next_incarnation = (uint32_t)a->at;
@@ -189,7 +204,8 @@ void node_step(sim *s, node *n, const pd_event *e) {
 
 static void gradient(sim *s, node *n) {
     sim_push(s, s->now + draw(&n->r, n->gap_ms / 2, n->gap_ms * 3 / 2), W_GRADIENT, n->index);
-    bool idle = n->phase_ms && !s->healed && (s->now / n->phase_ms + n->index) % 2;
+    bool idle = BROKEN(s, BROKEN_SILENCE) ||
+                (n->phase_ms && !s->healed && (s->now / n->phase_ms + n->index) % 2);
     pd_event e = {.kind = PD_EV_GRADIENT};
     if (!s->working || idle || !pd_core_may_speak(n->core, &e.author, &e.at))
         return;
@@ -201,12 +217,10 @@ static void gradient(sim *s, node *n) {
 /* Bytes of somebody who only makes noise change nothing but counts (S10). */
 static void take_frame(sim *s, node *n, uint64_t session) {
     packet *p = path_arrive(s, session);
-    uint32_t peer = path_other(s, session)->node;
-    bool garbled = s->nodes[peer].evil_now && fault_at(s, F_GARBAGE, peer);
-    bool noise = n->core && (garbled || BROKEN(s, BROKEN_PEACE));
     pd_core_status before, after;
     if (!p)
         return;
+    bool noise = n->core && (p->noise || BROKEN(s, BROKEN_PEACE));
     if (noise) { /* what came before it is to count before it */
         const pd_event tick = {.kind = PD_EV_TICK};
         node_step(s, n, &tick);
@@ -281,6 +295,9 @@ static void commit(sim *s, node *n) {
         disk_commit(s, n);
     if (BROKEN(s, BROKEN_SESSIONS) && s->healed && n->index == 0 && percent(&n->r, 5))
         path_reset(s, &n->r, n->index, false);
+    if (BROKEN(s, BROKEN_VOID) && n->n_logs && percent(&n->r, 1))
+        justice_void(s, n,
+                     &(pd_action){.kind = PD_ACT_VOID, .author = s->truths[0].author, .at = 1});
 }
 
 /* When this event can be looked at: a stopped process sees nothing, a slow reader no frames. */
@@ -348,6 +365,13 @@ void node_happen(sim *s, node *n, happening *h) {
         break;
     case W_EVIL:
         evil_act(n->puppet);
+        break;
+    case W_PASSED:
+        if (n->core)
+            node_step(s, n, &(pd_event){.kind = PD_EV_STOP});
+        break;
+    case W_BARRED:
+        justice_barred(s, n, h);
         break;
     default:
         break;

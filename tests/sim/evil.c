@@ -2,17 +2,17 @@
  * and no core.
  *
  * It dials and takes sessions like anybody, begins each with a proper HELLO and its version vector
- * (so that it is believed as long as it can be), and then does its one thing: two suffixes of its
- * log to two halves (equivocate), bytes under seals of nobody (bad seal), heads that it never
- * delivers (promise), noise (garbage), pulls of everything again and again (storm), another run's
- * seals (replay), or nothing (silent).
+ * (so that it is believed as long as it can be), and then does its one thing: some suffixes of its
+ * log to some parts of the swarm (equivocate), bytes under seals of nobody (bad seal), heads that
+ * it never delivers (promise), noise (garbage), pulls of everything again and again (storm),
+ * another run's seals (replay), or nothing (silent).
  */
 #include "sim.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-enum { BRANCH_MAX = 4096, PEERS_MAX = 32, REDIAL_MS = 4000 };
+enum { BRANCH_MAX = 4096, BRANCHES = 4, PEERS_MAX = 32, REDIAL_MS = 4000 };
 
 typedef struct talk { /* a session */
     uint64_t session, rx;
@@ -30,8 +30,9 @@ struct evil {
     uint32_t n_talks;
     pd_author own;
     uint32_t own_log;
-    uint64_t forked_at, n_branch; /* two suffixes behind the own log's first forked_at bytes */
-    uint8_t branch[2][BRANCH_MAX];
+    uint64_t forked_at, n_branch; /* suffixes behind the own log's first forked_at bytes; ... */
+    uint64_t common[BRANCHES];    /* ... each begins with so much of the first */
+    uint8_t branch[BRANCHES][BRANCH_MAX];
 };
 
 evil *evil_open(sim *s, node *n, const fault *f) {
@@ -47,6 +48,8 @@ evil *evil_open(sim *s, node *n, const fault *f) {
     memcpy(e->own.key, n->id.pub, 32);
     e->own_log = log_number(s, &e->own, PD_STREAM_GRADIENTS);
     e->forked_at = disk_log(s, n, e->own_log)->n;
+    for (unsigned b = 2; b < BRANCHES; b++)
+        e->common[b] = draw_log(&e->r, 1, 64);
     return e;
 }
 
@@ -82,10 +85,6 @@ void evil_frame(evil *e, uint64_t session, const uint8_t *p, size_t n) {
     talk *t = find(e, session);
     if (t)
         t->rx += n;
-}
-
-static void put(evil *e, talk *t, const uint8_t *p, size_t n) {
-    path_send(e->s, e->n, t->session, p, n);
 }
 
 /* ---- what it says ---- */
@@ -160,14 +159,16 @@ static uint8_t some_byte(evil *e) {
 }
 
 static void grow_branches(evil *e) {
-    for (uint64_t k = draw(&e->r, 1, 6); k && e->n_branch < BRANCH_MAX; k--, e->n_branch++)
-        for (unsigned b = 0; b < 2; b++)
-            e->branch[b][e->n_branch] = some_byte(e);
+    for (uint64_t k = draw(&e->r, 1, 6); k && e->n_branch < BRANCH_MAX; k--, e->n_branch++) {
+        for (unsigned b = 0; b < BRANCHES; b++)
+            e->branch[b][e->n_branch] =
+                e->n_branch < e->common[b] ? e->branch[0][e->n_branch] : some_byte(e);
+    }
 }
 
 static void say_branch(evil *e, const talk *t, pd_writer *w, const uint8_t run[32]) {
     uint8_t seal[64];
-    unsigned b = t->peer & 1;
+    unsigned b = t->peer % BRANCHES;
     if (e->n_branch == 0)
         return;
     seal_branch(e, b, e->forked_at + e->n_branch, run, seal);
@@ -230,9 +231,10 @@ static void speak(evil *e, talk *t) {
     else if (e->kind == F_REPLAY)
         say_branch(e, t, &w, other_run);
     size_t n = (size_t)(w.p - frame);
-    if (e->kind == F_GARBAGE && !first)
+    bool noise = e->kind == F_GARBAGE && !first;
+    if (noise)
         n = spoil(e, frame, n);
-    put(e, t, frame, n);
+    path_send(e->s, e->n, t->session, frame, n, noise);
 }
 
 void evil_act(evil *e) {

@@ -15,7 +15,7 @@ void node_init(sim *s, uint32_t i) {
     uint8_t seed[32];
     n->world = s;
     n->index = i;
-    n->twin = NOBODY;
+    n->twin = n->successor = NOBODY;
     n->ticket.inviter = NOBODY;
     n->secret = pd_rng_next(&r);
     for (unsigned k = 0; k < 4; k++)
@@ -32,6 +32,10 @@ void node_init(sim *s, uint32_t i) {
     n->gap_ms = busy ? draw_log(&r, 50, 500) : draw_log(&r, 400, 30000);
     n->phase_ms = percent(&r, 40) ? draw(&r, 5000, 60000) : 0;
     uint64_t joins = percent(&r, 70) ? draw(&r, 100, 5000) : draw(&r, 100, s->planned);
+    n->stage_bytes = percent(&r, 30) ? (uint32_t)draw_log(&r, 64, 4096) : 1 << 16;
+    n->seal_records = percent(&r, 20) ? (uint32_t)draw_log(&r, 1, 32) : 0;
+    if (s->o.table || s->o.pair)
+        n->seal_records = 0;
     n->r = rng_of(s->o.seed, "entropy", i);
     for (uint32_t k = 0; k < s->n_faults; k++) {
         const fault *f = &s->faults[k];
@@ -39,9 +43,11 @@ void node_init(sim *s, uint32_t i) {
                        f->kind == F_CLONE || (f->kind == F_LEAVE && f->arg) ||
                        (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT);
         n->forgets |= f->node == i && forgets && !f->dropped;
+        if (f->kind == F_ROTATE && f->node == i && !f->dropped)
+            n->successor = (uint32_t)f->arg;
     }
-    if (s->o.table)
-        n->gap_ms = 1000, n->phase_ms = 0;
+    if (s->o.table || s->o.pair)
+        n->gap_ms = s->o.table ? 1000 : s->o.pair == PAIR_OVERLOAD ? 50 : 250, n->phase_ms = 0;
     else if (i > 0 && i < s->n_members)
         sim_push(s, s->now + joins, W_JOIN, i);
 }
@@ -60,13 +66,13 @@ void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]) {
         cheap_sign(n->secret, msg, size, sig);
 }
 
-static void sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
+static void core_sign(void *ctx, const void *msg, size_t size, uint8_t sig[64]) {
     node_sign(ctx, msg, size, sig);
 }
 
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t size,
-                   const uint8_t sig[64]) {
-    sim *s = ((node *)ctx)->world;
+bool node_verify(void *any_node, const uint8_t pub[32], const void *msg, size_t size,
+                 const uint8_t sig[64]) {
+    sim *s = ((node *)any_node)->world;
     if (s->o.ed25519)
         return pd_verify(pub, msg, size, sig);
     const node *who = sim_node_of(s, pub);
@@ -85,7 +91,7 @@ static uint64_t entropy(void *ctx) {
 }
 
 static const pd_core_crypto *crypto_of(node *n, pd_core_crypto *c) {
-    *c = (pd_core_crypto){n, sign, verify, entropy};
+    *c = (pd_core_crypto){n, core_sign, node_verify, entropy};
     return c;
 }
 
@@ -110,6 +116,21 @@ static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t f
     return log == NOBODY ? 0 : disk_read(me->world, me, log, from, out, room);
 }
 
+static uint8_t *log_room(void *ctx, unsigned stage, size_t bytes) {
+    node *me = ctx;
+    uint8_t *p = bytes ? realloc(me->room[stage], bytes) : NULL;
+    if (!bytes)
+        free(me->room[stage]);
+    else if (!p)
+        abort();
+    return me->room[stage] = p;
+}
+
+void node_free_rooms(node *n) {
+    for (unsigned i = 0; i < PD_STAGES; i++)
+        (void)log_room(n, i, 0);
+}
+
 /* ---- processes ---- */
 
 pd_addr node_addr(const node *n) {
@@ -124,8 +145,9 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
                            .manifest = s->manifest_text,
                            .manifest_bytes = s->manifest_bytes,
                            .n_listen = 1,
-                           .stage_bytes = 1 << 16,
+                           .stage_bytes = n->stage_bytes,
                            .seal_ms = s->seal_ms,
+                           .seal_records = n->seal_records,
                            .solo = n->solo,
                            .restored = n->restored};
     memcpy(conf->run, s->run, 32);
@@ -133,7 +155,9 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
     memcpy(conf->founder, s->nodes[0].id.pub, 32);
     snprintf(conf->name, sizeof conf->name, "n%u", n->index);
     conf->listen[0] = node_addr(n);
-    const node *from = n->ticket.inviter == NOBODY ? &s->nodes[0] : &s->nodes[n->ticket.inviter];
+    const node *from = n->ticket.inviter == NOBODY || s->nodes[n->ticket.inviter].passed_on
+                           ? &s->nodes[0]
+                           : &s->nodes[n->ticket.inviter];
     memcpy(known->key, from->id.pub, 32);
     known->addr = node_addr(from);
     conf->known = known;
@@ -142,11 +166,20 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
         table_configure(s, n, conf);
 }
 
+/* Replay begins anew, with the void steps that the ledger remembers. */
+static void remember_voids(sim *s, node *n) {
+    memset(n->model, 0, sizeof n->model);
+    for (uint32_t log = 0; log < n->n_logs && log < s->n_authors * PD_STREAMS; log++) {
+        n->logs[log].folded = 0;
+        n->logs[log].cut = pd_core_void_at(n->core, &s->truths[log].author) + 1;
+    }
+}
+
 void node_start(sim *s, node *n) {
     pd_core_conf conf;
     pd_known_addr known;
     pd_core_crypto c;
-    pd_core_log log = {.ctx = n, .seal = log_seal, .read = log_read};
+    pd_core_log log = {.ctx = n, .seal = log_seal, .read = log_read, .room = log_room};
     configure(s, n, &conf, &known);
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
@@ -156,6 +189,7 @@ void node_start(sim *s, node *n) {
         return;
     }
     sim_say(s, "n%u starts%s", n->index, n->restored ? " from a backup" : "");
+    remember_voids(s, n);
     n->up = n->member = true;
     n->spoke = n->gone = false;
     n->tick_at = 0;
@@ -170,11 +204,41 @@ void node_start(sim *s, node *n) {
     sim_push(s, s->now + COMMIT_MS, W_COMMIT, n->index);
 }
 
+/* Does its own control log, as it is on its disk, name its next key? */
+static bool has_passed_on(sim *s, node *n) {
+    bool found = false;
+    for (uint32_t inc = 0; !found && inc < PD_INCARNATIONS; inc++) {
+        uint32_t author = s->author_of[n->index * PD_INCARNATIONS + inc],
+                 log = author * PD_STREAMS + PD_STREAM_CONTROL;
+        size_t size = author == NOBODY ? 0 : (size_t)disk_log(s, n, log)->durable;
+        uint8_t *text = malloc(size + 1);
+        if (!text)
+            abort();
+        if (size)
+            size = disk_read(s, n, log, 0, text, size);
+        found = pd_control_rotates(text, size, s->nodes[n->successor].id.pub);
+        free(text);
+    }
+    return found;
+}
+
+void node_pass_on(sim *s, node *n) {
+    node *next = &s->nodes[n->successor];
+    n->gone = n->passed_on = next->member = true;
+    disk_copy(s, next, n);
+    next->incarnation = next->next_incarnation = 0;
+    sim_say(s, "n%u goes on as n%u", n->index, next->index);
+    node_start(s, next);
+}
+
 void node_start_again(sim *s, node *n) {
     if (n->up || !n->member || n->gone || n->evil_now || (n->ended && !s->healed) ||
         (n->twin != NOBODY && s->healed))
         return;
-    node_start(s, n);
+    if (n->heard && has_passed_on(s, n))
+        node_pass_on(s, n);
+    else
+        node_start(s, n);
 }
 
 static void join(sim *s, node *n) {
@@ -218,7 +282,7 @@ static bool can_invite(const sim *s, const node *n) {
         will_forget |= f->node == n->index && !f->dropped &&
                        (f->kind == F_RESTORE || f->kind == F_LIE) && s->now < f->end;
     }
-    return n->core && !will_forget && !n->gone && !n->forked && may_admit(s, n);
+    return n->core && !will_forget && !n->gone && !n->copied && !n->out && may_admit(s, n);
 }
 
 void node_try_join(sim *s, node *n) {
@@ -245,6 +309,7 @@ void node_end_process(node *n) {
     n->join = NULL;
     n->busy_until = 0;
     n->epoch++;
+    node_free_rooms(n);
 }
 
 void node_crash(sim *s, node *n, pd_rng *r, bool silent) {
@@ -273,7 +338,7 @@ void node_turn(sim *s, node *n, const fault *f) {
         return;
     node_halt(s, n);
     if (f->kind == F_EQUIVOCATE)
-        disk_fork(s, n->index);
+        disk_fork(s, n);
     s->distrust = true;
     n->up = n->evil_now = true;
     disk_forget(s);
@@ -286,7 +351,8 @@ void node_clone(sim *s, node *n, const fault *f) {
     node *twin = &s->nodes[f->arg];
     if (!n->core || twin->member)
         return;
-    disk_fork(s, n->index);
+    disk_fork(s, n);
+    n->copied = true;
     twin->twin = n->index;
     twin->id = n->id;
     twin->secret = n->secret;
@@ -298,14 +364,25 @@ void node_clone(sim *s, node *n, const fault *f) {
 
 /* ---- replay ---- */
 
+void node_fold(sim *s, node *n, uint32_t log) {
+    slog *l = disk_log(s, n, log);
+    const truth *t = &s->truths[log];
+    const uint8_t *bytes = l->own ? l->own->bytes : t->bytes;
+    uint64_t counts = l->n < l->cut - 1 || BROKEN(s, BROKEN_MERCY) ? l->n : l->cut - 1;
+    if (t->stream != PD_STREAM_GRADIENTS || l->folded == counts)
+        return;
+    if (l->folded < counts)
+        pd_replay_fold(&s->replay, n->model, COORDS, &t->author, l->folded, bytes + l->folded,
+                       (size_t)(counts - l->folded));
+    else
+        pd_replay_unfold(&s->replay, n->model, COORDS, &t->author, counts, bytes + counts,
+                         (size_t)(l->folded - counts));
+    l->folded = counts;
+}
+
 void node_digest(sim *s, node *n, uint8_t out[16]) {
-    int32_t a[COORDS] = {0};
-    for (uint32_t log = 0; log < n->n_logs && log < s->n_authors * PD_STREAMS; log++) {
-        const slog *l = &n->logs[log];
-        const truth *t = &s->truths[log];
-        if (t->stream == PD_STREAM_GRADIENTS && l->n && !t->forked)
-            pd_replay_fold(&s->replay, a, COORDS, &t->author, 0, t->bytes, (size_t)l->n);
-    }
-    a[0] += BROKEN(s, BROKEN_DIGEST);
-    pd_replay_digest(a, COORDS, out);
+    for (uint32_t log = 0; log < n->n_logs && log < s->n_authors * PD_STREAMS; log++)
+        node_fold(s, n, log);
+    n->model[0] += BROKEN(s, BROKEN_DIGEST);
+    pd_replay_digest(n->model, COORDS, out);
 }

@@ -47,18 +47,22 @@ static bool cuts(const fault *f, uint32_t from, uint32_t to, uint64_t at) {
 bool path_blocked(const sim *s, uint32_t from, uint32_t to, uint64_t at) {
     if (BROKEN(s, BROKEN_PATH) && from + to == 1)
         return true;
-    for (uint32_t i = 0; i < s->n_faults; i++)
-        if (fault_in_force(s, &s->faults[i], at) && cuts(&s->faults[i], from, to, at))
-            return true;
+    static const fault_kind cutting[] = {F_PARTITION, F_ISOLATE, F_FLAP};
+    for (size_t k = 0; k < sizeof cutting / sizeof *cutting; k++) {
+        fault_walk w = fault_walk_of(s, cutting[k], at);
+        for (const fault *f; (f = fault_walk_next(&w));)
+            if (cuts(f, from, to, at))
+                return true;
+    }
     return false;
 }
 
 /* Swizzle-clogging: some nodes' links clog one after the other and clear in another order. */
 static uint64_t unclogged(const sim *s, uint32_t who, uint64_t at) {
     uint64_t until = at;
-    for (uint32_t i = 0; i < s->n_faults; i++) {
-        const fault *f = &s->faults[i];
-        if (f->kind != F_CLOG || !fault_in_force(s, f, at) || !side(f, who))
+    fault_walk w = fault_walk_of(s, F_CLOG, at);
+    for (const fault *f; (f = fault_walk_next(&w));) {
+        if (!side(f, who))
             continue;
         uint64_t half = (f->end - f->at) / 2 + 1;
         uint64_t from = f->at + seed_of(f->seed, "clog", who) % half;
@@ -69,21 +73,24 @@ static uint64_t unclogged(const sim *s, uint32_t who, uint64_t at) {
     return until < s->until ? until : at < s->until ? s->until : at;
 }
 
-static uint64_t world_number(const sim *s, fault_kind kind) {
-    for (uint32_t i = 0; i < s->n_faults; i++)
-        if (s->faults[i].kind == kind && !s->faults[i].dropped)
-            return s->faults[i].arg;
+/* What holds for the whole run, at a node or everywhere. */
+static uint64_t world_number(const sim *s, fault_kind kind, uint32_t who) {
+    for (uint32_t i = s->first_of[kind]; i < s->first_of[kind + 1]; i++) {
+        const fault *f = &s->faults[s->by_kind[i]];
+        if (!f->dropped && (f->node == NOBODY || f->node == who))
+            return f->arg;
+    }
     return 0;
 }
 
 uint32_t path_rate(const sim *s) {
-    return (uint32_t)world_number(s, F_RATE);
+    return (uint32_t)world_number(s, F_RATE, NOBODY);
 }
 
 /* The base is the path's own; the draw of a frame is constant, uniform or heavy of tail, by the
  * seed. */
 static uint64_t delay_base(const sim *s, uint32_t from, uint32_t to) {
-    uint64_t mean = world_number(s, F_DELAY);
+    uint64_t mean = world_number(s, F_DELAY, NOBODY);
     return 1 + seed_of(s->o.seed, "path", (uint64_t)from << 32 | to) % (mean ? 2 * mean : 60);
 }
 
@@ -226,8 +233,8 @@ uint64_t path_wire_bytes(size_t n) {
 /* When the frame's last byte is through, or 0: the session dies of it. */
 static uint64_t passes(sim *s, pipe_end *e, uint32_t to, size_t n) {
     node *from = &s->nodes[e->node];
-    uint64_t rate = world_number(s, F_RATE), loss = s->healed ? 0 : world_number(s, F_LOSS),
-             now_us = s->now * 1000;
+    uint64_t rate = world_number(s, F_RATE, e->node),
+             loss = s->healed ? 0 : world_number(s, F_LOSS, NOBODY), now_us = s->now * 1000;
     if (from->uplink_us < now_us)
         from->uplink_us = now_us;
     if (rate)
@@ -269,7 +276,7 @@ static void transmit(sim *s, pipe_end *e, packet *p) {
     }
 }
 
-bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n) {
+bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n, bool noise) {
     pipe_end *e = path_end(s, session);
     assert(e->node == from->index);
     if (e->held)
@@ -280,6 +287,7 @@ bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n)
     if (!k)
         abort();
     k->n = n;
+    k->noise = noise;
     memcpy(k->bytes, p, n);
     if (BROKEN(s, BROKEN_WIRE) && percent(&e->r, 1))
         k->bytes[draw(&e->r, 0, n - 1)] ^= 1;

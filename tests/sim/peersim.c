@@ -5,8 +5,10 @@
  *   peersim --seeds A..B             many; --file F: those listed in a file; --fresh K: K new ones
  *   peersim --hours H                new ones until the time is over
  *   peersim --table                  what a gradient costs: copies, latency, bytes
+ *   peersim --pairs                  runs of one seed with and without one odd member, compared
  *
  *   --nodes N --until T --drop LIST  a smaller run: members, seconds, without faults 3,9-41
+ *   --node-hours H                   each run as long as its nodes take for H hours in all
  *   --trace FILE                     every event of the run
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
@@ -27,6 +29,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 typedef struct command {
@@ -35,7 +38,7 @@ typedef struct command {
     uint32_t n_seeds, room_seeds;
     uint64_t fresh, hours;
     unsigned jobs;
-    bool twice, hash, table, broken;
+    bool twice, hash, table, pairs, broken;
     const char *plant;
 } command;
 
@@ -50,7 +53,9 @@ static const char *const plants[] = {"",
                                      "sent-across-sessions",
                                      "heads-trusted-as-own",
                                      "repair-without-patience",
-                                     "acknowledge-failed-store"};
+                                     "acknowledge-failed-store",
+                                     "void-as-first-seen",
+                                     "alias-kept-over-members"};
 enum { PLANTS = sizeof plants / sizeof *plants };
 
 static bool choose_plant(const char *name) {
@@ -86,13 +91,25 @@ typedef struct breakage {
     int code;
 } breakage;
 static const breakage breakages[BROKEN_KINDS] = {
-    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},       [BROKEN_APPEND] = {"append", "S3", SAFETY},
-    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},       [BROKEN_WIRE] = {"wire", "S8", SAFETY},
-    [BROKEN_PEACE] = {"peace", "S10", SAFETY},        [BROKEN_GATE] = {"gate", "S11", SAFETY},
-    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},   [BROKEN_PATH] = {"path", "L1", LIVENESS},
-    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},       [BROKEN_STORE] = {"store", "L3", LIVENESS},
-    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS}, [BROKEN_BOUND] = {"bound", "L1", BOUND},
-    [BROKEN_PROCESS] = {"process", "crash", CRASHED}, [BROKEN_KEYS] = {"keys", "atlas", NO_JUDGE},
+    [BROKEN_COMMIT] = {"commit", "S2", SAFETY},
+    [BROKEN_APPEND] = {"append", "S3", SAFETY},
+    [BROKEN_DIGEST] = {"digest", "S5", SAFETY},
+    [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_PEACE] = {"peace", "S10", SAFETY},
+    [BROKEN_GATE] = {"gate", "S11", SAFETY},
+    [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},
+    [BROKEN_PATH] = {"path", "L1", LIVENESS},
+    [BROKEN_DISKS] = {"disks", "L2", LIVENESS},
+    [BROKEN_STORE] = {"store", "L3", LIVENESS},
+    [BROKEN_SESSIONS] = {"sessions", "L5", LIVENESS},
+    [BROKEN_BOUND] = {"bound", "L1", BOUND},
+    [BROKEN_PROCESS] = {"process", "crash", CRASHED},
+    [BROKEN_SILENCE] = {"silence", "atlas", NO_JUDGE},
+    [BROKEN_JUSTICE] = {"justice", "S8", SAFETY},
+    [BROKEN_MERCY] = {"mercy", "S5", SAFETY},
+    [BROKEN_VOID] = {"void", "S7", SAFETY},
+    [BROKEN_BARS] = {"bars", "S11", SAFETY},
+    [BROKEN_RULE] = {"rule", "L9", LIVENESS},
 };
 
 /* Each breakage of the world is told, by the law it breaks. */
@@ -234,6 +251,8 @@ static bool value(command *c, const char *name, const char *v) {
         add_seed(c, n);
     else if (!strcmp(name, "--nodes") && n >= 1 && n <= 60000)
         c->o.nodes = (uint32_t)n;
+    else if (!strcmp(name, "--node-hours") && n >= 1 && n <= 100000)
+        c->o.node_hours = n;
     else if (!strcmp(name, "--hours") && n >= 1)
         c->hours = n;
     else if (!strcmp(name, "--fresh") && n >= 1)
@@ -268,6 +287,8 @@ static bool flag(command *c, const char *name) {
         return c->o.t.large = true;
     if (!strcmp(name, "--json"))
         return c->o.t.json = true;
+    if (!strcmp(name, "--pairs"))
+        return c->pairs = true;
     if (!strcmp(name, "--broken"))
         return c->broken = true;
     if (!strcmp(name, "--real-keys"))
@@ -285,21 +306,23 @@ static void add_fresh(command *c, uint64_t n) {
 }
 
 static void print_sum(const batch *b, time_t began) {
-    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %llu steps, %llu "
-           "frames, %llu records; agreement after %.0f s at "
-           "most; %llu logs struck; trace %016llx; %lld s\n",
+    printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %.0f node-hours, %llu "
+           "steps, %llu frames, %llu records; agreement after %.0f s at "
+           "most; %llu logs of more than one version; trace %016llx; %lld s\n",
            b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
-           (unsigned long long)b->steps, (unsigned long long)b->frames,
-           (unsigned long long)b->records, (double)b->healed_ms / 1000,
-           (unsigned long long)b->struck, (unsigned long long)b->trace,
+           (double)b->node_ms / 3600000, (unsigned long long)b->steps,
+           (unsigned long long)b->frames, (unsigned long long)b->records,
+           (double)b->healed_ms / 1000, (unsigned long long)b->forks, (unsigned long long)b->trace,
            (long long)(time(NULL) - began));
     fflush(stdout);
 }
 
-static int run(command *c) {
+/* Adds the node-hours simulated. */
+static int run(command *c, double *node_hours) {
     time_t began = time(NULL);
     batch b = {.seeds = c->seeds, .n = c->n_seeds, .jobs = c->jobs, .twice = c->twice, .all = true};
     run_batch(&c->o, &b);
+    *node_hours += (double)b.node_ms / 3600000;
     if (c->hash)
         printf("%016llx\n", (unsigned long long)b.trace);
     else
@@ -312,16 +335,43 @@ static int run(command *c) {
     return b.first.code;
 }
 
+static double cpu_minutes(void) {
+    struct rusage u;
+    if (getrusage(RUSAGE_CHILDREN, &u))
+        return 0;
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) / 60;
+}
+
+/* New seeds until the time is over or one fails, with what is done so far after every batch. */
 static int soak(command *c) {
     enum { AT_ONCE = 200 };
-    time_t end = time(NULL) + (time_t)c->hours * 3600;
+    time_t began = time(NULL), end = began + (time_t)c->hours * 3600;
+    uint64_t seeds = 0;
+    double hours = 0;
     int code = OK;
     while (!code && time(NULL) < end) {
         c->n_seeds = 0;
         add_fresh(c, AT_ONCE);
-        code = run(c);
+        code = run(c, &hours);
+        seeds += AT_ONCE;
+        double minutes = (double)(time(NULL) - began) / 60, cpu = cpu_minutes();
+        printf(
+            "  in all %llu seeds, %.0f node-hours, %.0f seeds a minute, %.0f node-hours a minute "
+            "of CPU\n",
+            (unsigned long long)seeds, hours, minutes > 0 ? (double)seeds / minutes : 0,
+            cpu > 0 ? hours / cpu : 0);
+        fflush(stdout);
     }
     return code;
+}
+
+static int compare_all(command *c) {
+    int code = OK;
+    for (uint32_t i = 0; i < c->n_seeds && !code; i++) {
+        c->o.seed = c->seeds[i];
+        code = pairs_judge(&c->o);
+    }
+    return c->n_seeds ? code : misused("which seed?", "");
 }
 
 int main(int argc, char **argv) {
@@ -345,10 +395,12 @@ int main(int argc, char **argv) {
     else if (c.table) {
         c.o.seed = c.n_seeds ? c.seeds[0] : 2;
         code = table_print(&c.o);
+    } else if (c.pairs) {
+        code = compare_all(&c);
     } else if (c.hours)
         code = soak(&c);
     else
-        code = c.n_seeds ? run(&c) : misused("which seed?", "");
+        code = c.n_seeds ? run(&c, &(double){0}) : misused("which seed?", "");
     free(c.seeds);
     free(c.o.drop);
     return code;

@@ -42,6 +42,8 @@ const char *const fault_name[F_KINDS] = {
     [F_SILENT] = "silent",
     [F_STOP] = "stop",
     [F_LEAVE] = "leave",
+    [F_BAN] = "ban",
+    [F_ROTATE] = "rotate",
 };
 
 /* ---- what is in force ---- */
@@ -50,21 +52,36 @@ bool fault_in_force(const sim *s, const fault *f, uint64_t at) {
     return !f->dropped && at >= f->at && at < f->end && at < s->until && !s->healed;
 }
 
-const fault *fault_at(const sim *s, fault_kind kind, uint32_t where) {
-    for (uint32_t i = 0; i < s->n_faults; i++) {
-        const fault *f = &s->faults[i];
-        if (f->kind == kind && (f->node == NOBODY || f->node == where) &&
-            fault_in_force(s, f, s->now))
+fault_walk fault_walk_of(const sim *s, fault_kind kind, uint64_t at) {
+    uint32_t lo = s->first_of[kind], end = s->first_of[kind + 1], hi = end;
+    uint64_t from = at > s->longest[kind] ? at - s->longest[kind] : 0;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (s->faults[s->by_kind[mid]].at < from)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return (fault_walk){.s = s, .at = at, .next = lo, .end = end};
+}
+
+const fault *fault_walk_next(fault_walk *w) {
+    while (w->next < w->end) {
+        const fault *f = &w->s->faults[w->s->by_kind[w->next++]];
+        if (f->at > w->at)
+            w->next = w->end;
+        else if (fault_in_force(w->s, f, w->at))
             return f;
     }
     return NULL;
 }
 
-bool fault_planned(const sim *s, fault_kind kind) {
-    for (uint32_t i = 0; i < s->n_faults; i++)
-        if (s->faults[i].kind == kind && !s->faults[i].dropped)
-            return true;
-    return false;
+const fault *fault_at(const sim *s, fault_kind kind, uint32_t where) {
+    fault_walk w = fault_walk_of(s, kind, s->now);
+    const fault *f;
+    while ((f = fault_walk_next(&w)) && f->node != NOBODY && f->node != where)
+        ;
+    return f;
 }
 
 /* ---- drawing ---- */
@@ -137,17 +154,26 @@ static void plan_stores(planner *p) {
     scatter(p, F_ROT, 2, 500, 20000, 0);
 }
 
+/* People find out sooner or later, or never. */
+static void plan_ban(planner *p, pd_rng *r, uint32_t where, uint64_t at) {
+    enum { TRIES_MS = 120000 };
+    if (percent(r, 50))
+        add(p, F_BAN, where, at + draw_log(r, 1000, 60000), TRIES_MS, pd_rng_next(r));
+}
+
 /* At most a quarter of the members, never the founder: without it a newcomer's ticket is worth
  * nothing. */
 static void plan_evil(planner *p) {
-    pd_rng r = rng_of(p->s->o.seed, "evil", 0);
+    pd_rng r = rng_of(p->s->o.seed, "evil", 0), bans = rng_of(p->s->o.seed, "class", F_BAN);
     if (p->s->n_members < 3 || percent(&r, 60))
         return;
     for (uint64_t i = draw(&r, 1, 1 + p->s->n_members / 4); i; i--) {
         uint64_t at = draw(&r, 20000, p->until), lasts = draw_log(&r, 20000, p->until);
         fault_kind kind = (fault_kind)draw(&r, F_EQUIVOCATE, F_SILENT);
+        kind = percent(&r, 30) ? F_EQUIVOCATE : kind; /* whom two logs convict */
         uint32_t where = (uint32_t)draw(&r, 1, p->s->n_members - 1);
         add(p, kind, where, at, lasts, pd_rng_next(&r));
+        plan_ban(p, &bans, where, at);
     }
 }
 
@@ -158,6 +184,19 @@ static void plan_clone(planner *p) {
     uint64_t at = draw(&r, 20000, p->until), lasts = draw_log(&r, 20000, p->until);
     uint32_t where = (uint32_t)draw(&r, 1, p->s->n_members - 1);
     add(p, F_CLONE, where, at, lasts, p->s->n_nodes++);
+    plan_ban(p, &r, where, at);
+}
+
+/* Some members get a new key, each at most one. */
+static void plan_rotation(planner *p) {
+    pd_rng r = rng_of(p->s->o.seed, "class", F_ROTATE);
+    uint32_t where = (uint32_t)draw(&r, 1, 3);
+    if (percent(&r, 60))
+        return;
+    for (; where < p->s->n_members; where += (uint32_t)draw(&r, 1, p->s->n_members)) {
+        uint64_t at = draw(&r, 5000, p->until);
+        add(p, F_ROTATE, where, at, 1, p->s->n_nodes++);
+    }
 }
 
 /* Up to 20 % of the members leave in a minute; most come back, one in five never does. */
@@ -180,7 +219,8 @@ static bool hides_nodes(fault_kind k) {
     return k == F_PARTITION || k == F_ISOLATE || k == F_FLAP || k == F_CLOG || k == F_HALF_OPEN ||
            k == F_SLOW_READER || k == F_CRASH || k == F_PAUSE || k == F_RESTART_ALL ||
            k == F_RESTORE || k == F_LIE || k == F_CLONE || k == F_EIO || k == F_ROT ||
-           k == F_STOP || k == F_LEAVE || (k >= F_EQUIVOCATE && k <= F_SILENT);
+           k == F_STOP || k == F_LEAVE || k == F_BAN || k == F_ROTATE ||
+           (k >= F_EQUIVOCATE && k <= F_SILENT);
 }
 
 enum { BEFORE_LOSS_MS = 30000, LISTEN_RESTORED_MS = 360000, LISTEN_MS = 90000 };
@@ -194,11 +234,23 @@ static void keep_holders_in_reach(planner *p) {
         uint64_t to = f->end + (f->kind == F_RESTORE ? LISTEN_RESTORED_MS : LISTEN_MS);
         for (uint32_t k = 0; k < p->s->n_faults; k++) {
             fault *o = &p->s->faults[k];
-            bool forever = o->kind >= F_EQUIVOCATE && o->kind <= F_SILENT;
+            bool forever = o->kind == F_BAN || (o->kind >= F_EQUIVOCATE && o->kind <= F_SILENT);
             if (k != i && hides_nodes(o->kind) && o->at < to && (forever || o->end + 20000 > from))
                 o->dropped = true;
         }
     }
+}
+
+/* Who hears that a key is passed on has to keep it: while disks take nothing, nobody would in a
+ * small run, and the next key would be a stranger for ever. */
+static void keep_rotations_heard(planner *p) {
+    for (uint32_t i = 0; i < p->s->n_faults; i++)
+        for (uint32_t k = 0; p->s->faults[i].kind == F_ROTATE && k < p->s->n_faults; k++) {
+            const fault *o = &p->s->faults[k];
+            fault *f = &p->s->faults[i];
+            bool forgets = o->kind == F_FULL || o->kind == F_STALL;
+            f->dropped |= forgets && o->at < f->at + LISTEN_MS && o->end > f->at;
+        }
 }
 
 /* Whoever turns stays so; a second fault of that kind at the same node, or another process fault of
@@ -216,6 +268,29 @@ static void one_turn_a_node(planner *p) {
     }
 }
 
+static void index_faults(sim *s) {
+    uint32_t n = 0;
+    s->by_kind = malloc((s->n_faults + 1) * sizeof *s->by_kind);
+    if (!s->by_kind)
+        abort();
+    for (unsigned kind = 0; kind < F_KINDS; kind++) {
+        s->first_of[kind] = n;
+        for (uint32_t i = 0; i < s->n_faults; i++) {
+            const fault *f = &s->faults[i];
+            uint32_t k = n;
+            if (f->kind != kind)
+                continue;
+            for (; k > s->first_of[kind] && s->faults[s->by_kind[k - 1]].at > f->at; k--)
+                s->by_kind[k] = s->by_kind[k - 1];
+            s->by_kind[k] = i;
+            n++;
+            s->longest[kind] =
+                f->end - f->at > s->longest[kind] ? f->end - f->at : s->longest[kind];
+        }
+    }
+    s->first_of[F_KINDS] = n;
+}
+
 static void drop_asked(sim *s) {
     for (uint32_t i = 0; i < s->n_faults; i++)
         s->faults[i].dropped |= i < s->o.n_drop && s->o.drop[i];
@@ -229,6 +304,8 @@ static void draw_world(sim *s, planner *p) {
     uint64_t seconds = percent(&r, 80)   ? draw(&r, 60, 300)
                        : percent(&r, 85) ? draw(&r, 300, 900)
                                          : draw(&r, 900, 3600);
+    if (s->o.node_hours)
+        seconds = s->o.node_hours * 3600 / s->n_members;
     p->until = 1000 + seconds * 1000;
     s->planned = p->until;
     s->until = s->o.until_ms ? s->o.until_ms : p->until;
@@ -246,6 +323,19 @@ static void plan_table(planner *p) {
     add(p, F_LOSS, NOBODY, 0, s->until, 5);
 }
 
+static void add_to_end(void *ctx, fault_kind kind, uint32_t where, uint64_t at, uint64_t arg) {
+    planner *p = ctx;
+    add(p, kind, where, at, p->s->until - at, arg);
+}
+
+static void plan_pair(planner *p) {
+    sim *s = p->s;
+    s->seal_ms = s->o.pair == PAIR_OVERLOAD ? 500 : 2000;
+    s->buffer_bytes = 65536;
+    s->planned = s->until;
+    pairs_plan(s, add_to_end, p);
+}
+
 void plan_make(sim *s) {
     planner p = {.s = s};
     draw_world(s, &p);
@@ -253,6 +343,8 @@ void plan_make(sim *s) {
     uint64_t minutes = p.until / 60000;
     if (s->o.table) {
         plan_table(&p);
+    } else if (s->o.pair) {
+        plan_pair(&p);
     } else if (!percent(&r, 5)) {
         plan_paths(&p, minutes);
         plan_nodes(&p, minutes);
@@ -260,10 +352,13 @@ void plan_make(sim *s) {
         plan_evil(&p);
         plan_clone(&p);
         plan_churn(&p, minutes);
+        plan_rotation(&p);
         keep_holders_in_reach(&p);
+        keep_rotations_heard(&p);
         one_turn_a_node(&p);
     }
     drop_asked(s);
+    index_faults(s);
     uint32_t room = 0;
     s->nodes = grow(NULL, &room, s->n_nodes, sizeof *s->nodes);
     s->author_of = malloc(s->n_nodes * (size_t)PD_INCARNATIONS * sizeof *s->author_of);
@@ -306,7 +401,7 @@ void fault_begin(sim *s, uint32_t number) {
         n->busy_until = f->end < s->until ? f->end : s->until;
         break;
     case F_RESTART_ALL:
-        for (uint32_t i = 0; i < s->n_members; i++)
+        for (uint32_t i = 0; i < s->n_nodes; i++)
             node_crash(s, &s->nodes[i], &r, percent(&r, 10));
         break;
     case F_RESTORE:
@@ -319,6 +414,12 @@ void fault_begin(sim *s, uint32_t number) {
     case F_STOP:
     case F_LEAVE:
         stop_node(s, n, f);
+        break;
+    case F_BAN:
+        justice_ban(s, number);
+        break;
+    case F_ROTATE:
+        justice_rotate(s, n);
         break;
     default:
         if (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT)
@@ -342,7 +443,7 @@ void fault_end(sim *s, uint32_t number) {
     } else if (f->kind == F_CRASH || f->kind == F_ROT || f->kind == F_STOP || f->kind == F_LEAVE) {
         sim_push(s, s->now, W_START, f->node);
     } else if (f->kind == F_RESTART_ALL) {
-        for (uint32_t i = 0; i < s->n_members; i++)
+        for (uint32_t i = 0; i < s->n_nodes; i++)
             sim_push(s, s->now + draw(&r, 0, 3000), W_START, i);
     }
 }

@@ -38,11 +38,12 @@ static outcome outcome_of(const sim *s) {
                  .steps = s->steps,
                  .frames = s->frames,
                  .records = s->records};
-    o.struck = s->struck;
+    o.forks = s->forks;
     o.until_ms = s->until;
     o.failed_ms = s->now;
     o.healed_ms = s->now > s->until ? s->now - s->until : 0;
     o.n_nodes = s->n_members;
+    o.node_ms = s->now * s->n_members;
     o.n_faults = s->n_faults;
     memcpy(o.law, s->law, sizeof o.law);
     memcpy(o.failure, s->failure, sizeof o.failure);
@@ -106,8 +107,9 @@ static void count(batch *b, size_t i, const outcome *o) {
     b->steps += o->steps;
     b->frames += o->frames;
     b->records += o->records;
-    b->struck += o->struck;
+    b->forks += o->forks;
     b->simulated_ms += o->until_ms + o->healed_ms;
+    b->node_ms += o->node_ms;
     b->healed_ms = o->healed_ms > b->healed_ms ? o->healed_ms : b->healed_ms;
     b->trace = b->trace * UINT64_C(0x9fb21c651e98df25) + o->trace;
     if (o->code == NO_JUDGE && !b->until_law) {
@@ -250,6 +252,8 @@ static void print_command(const options *o, const char *plant) {
     printf("peersim --seed %llu", (unsigned long long)o->seed);
     if (o->nodes)
         printf(" --nodes %u", o->nodes);
+    if (o->node_hours)
+        printf(" --node-hours %llu", (unsigned long long)o->node_hours);
     if (o->until_ms)
         printf(" --until %llu.%03llu", (unsigned long long)o->until_ms / 1000,
                (unsigned long long)o->until_ms % 1000);

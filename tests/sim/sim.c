@@ -210,7 +210,7 @@ sim *sim_open(const options *o) {
                      NOBODY)
                 ->a = i;
         }
-    if (o->table)
+    if (o->table || o->pair)
         table_members(s);
     else
         node_start(s, &s->nodes[0]);
@@ -228,6 +228,7 @@ void sim_close(sim *s) {
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         node *n = &s->nodes[i];
         disk_free(n);
+        node_free_rooms(n);
         free(n->arena);
         free(n->join_arena);
         free(n->sessions);
@@ -245,9 +246,11 @@ void sim_close(sim *s) {
     free(s->author_of);
     free(s->nodes);
     free(s->faults);
+    free(s->by_kind);
     free(s->pipes);
     free(s->heap);
     free(s->actions);
+    free(s->waits);
     free(s->words);
     free(s);
 }

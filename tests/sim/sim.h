@@ -82,6 +82,8 @@ typedef enum fault_kind {
     /* what people do */
     F_STOP,
     F_LEAVE,
+    F_BAN,
+    F_ROTATE,
     F_KINDS,
 } fault_kind;
 extern const char *const fault_name[F_KINDS];
@@ -114,7 +116,12 @@ typedef enum broken {
     BROKEN_SESSIONS, /* sessions break all the time, after the faults */
     BROKEN_BOUND,    /* agreement has to be there at once */
     BROKEN_PROCESS,  /* an assert */
-    BROKEN_KEYS,     /* every key is copied: nothing is left to judge */
+    BROKEN_SILENCE,  /* nobody makes a record: nothing is there to judge */
+    BROKEN_JUSTICE,  /* a member who did nothing is banned */
+    BROKEN_MERCY,    /* records that are void are kept in one replica */
+    BROKEN_VOID,     /* a node is told of void records that are none */
+    BROKEN_BARS,     /* sessions with who is banned are not closed */
+    BROKEN_RULE,     /* the rule says one step too many */
     BROKEN_KINDS,
 } broken;
 #ifdef PD_PLANTED
@@ -135,7 +142,8 @@ typedef struct truth {
     pd_author author;
     uint32_t owner; /* node */
     uint8_t stream;
-    bool forked; /* more than one version is out: its author was cloned, stolen or forgot */
+    bool forked; /* more than one version is out: its author was cloned, turned or forgot ... */
+    uint64_t fork_from; /* ... and they may part from this byte on */
     uint8_t *bytes;
     uint64_t n, room; /* sealed */
     uint64_t seen;    /* held by somebody: another byte for such a step breaks S1 */
@@ -155,6 +163,8 @@ typedef struct version {
 typedef struct slog {
     uint64_t n, durable, shadow; /* shadow: as of the snapshot */
     version *own;                /* NULL: as in truth */
+    uint64_t cut;                /* records from step cut - 1 on do not count; 0: all do */
+    uint64_t folded;             /* records in the node's model */
 } slog;
 
 /* ---- nodes ---- */
@@ -178,8 +188,14 @@ typedef struct node {
     pd_rng r;
     bool up, member, gone, evil_now, forgets; /* forgets: a fault makes its store forget */
     bool restored, spoke, ended;              /* ended: PD_ACT_FATAL */
-    bool forked;                              /* more than one process wrote with this key */
-    bool solo;                                /* nobody else is left: it speaks without listening */
+    bool forked;                              /* more than one process wrote with this key ... */
+    bool copied;                              /* ... and may still do so */
+    bool banned;                              /* by its people */
+    uint64_t ban_from;                        /* at the least, in its first incarnation */
+    uint32_t successor;             /* whom it passes its place on to, NOBODY: to nobody */
+    bool rotates, heard, passed_on; /* its next key is named; others know it; it is in force */
+    bool out;                       /* by the rule: no member any more */
+    bool solo;                      /* nobody else is left: it speaks without listening */
     uint64_t busy_until, tick_at, uplink_us, started, commit_at;
     pd_core *core;
     pd_join *join;
@@ -188,6 +204,7 @@ typedef struct node {
     uint32_t incarnation, next_incarnation, shadow_incarnation;
     bool shadow_taken;
     slog *logs; /* by log number */
+    int32_t model[COORDS];
     uint32_t n_logs;
     uint32_t *dirty, n_dirty, room_dirty;
     ticket ticket;
@@ -195,8 +212,12 @@ typedef struct node {
         phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
-    uint64_t pulls;     /* sent, for L5 */
-    uint64_t bytes_out; /* on the wire, framing included */
+    uint32_t stage_bytes;     /* of the core's own for a log that catches up: often hardly any */
+    uint32_t seal_records;    /* 0: as usual; else few */
+    uint8_t *room[PD_STAGES]; /* for longer gaps */
+    uint64_t pulls;           /* sent, for L5 */
+    uint64_t bytes_out,
+        data_out; /* on the wire, framing included; of them in frames with segments */
 } node;
 
 /* ---- paths ---- */
@@ -205,6 +226,7 @@ typedef struct packet packet;
 struct packet {
     packet *next;
     size_t n;
+    bool noise; /* sent only to disturb: it must change nothing (S10) */
     uint8_t bytes[];
 };
 
@@ -253,7 +275,9 @@ typedef enum event_kind {
     W_FAULT_END,
     W_START,
     W_JOIN,
-    W_EVIL
+    W_EVIL,
+    W_BARRED,
+    W_PASSED
 } event_kind;
 
 typedef struct happening {
@@ -277,6 +301,17 @@ typedef struct table_options {
     bool json;
 } table_options;
 
+/* Worlds without faults but one: pairs.c compares them. */
+typedef enum pair_kind {
+    PAIR_NONE,
+    PAIR_EVEN,     /* none */
+    PAIR_THIN,     /* the last member is on a thin line */
+    PAIR_SILENT,   /* ... is stopped */
+    PAIR_SLOW,     /* ... reads slowly */
+    PAIR_LATE,     /* ... lacks a long log, and all lines are thin */
+    PAIR_OVERLOAD, /* all lines are thinner than the records need */
+} pair_kind;
+
 /* What a command line asks for. */
 typedef struct options {
     uint64_t seed, until_ms; /* until 0: drawn */
@@ -287,6 +322,8 @@ typedef struct options {
     bool ed25519, tracing;
     bool table; /* no faults but those of the table's path; all are members from the start */
     table_options t;
+    pair_kind pair;
+    uint64_t node_hours; /* of each run; 0: drawn */
     const char *trace_path;
     broken broken;
 } options;
@@ -302,6 +339,9 @@ struct sim {
     pd_replay replay;
     fault *faults;
     uint32_t n_faults;
+    uint32_t *by_kind;              /* fault numbers: by kind, each in the order of time ... */
+    uint32_t first_of[F_KINDS + 1]; /* ... from here on */
+    uint64_t longest[F_KINDS];      /* of a kind, ms */
     node *nodes;
     uint32_t n_nodes, n_members; /* clones come behind the members */
     truth *truths;               /* by log number: 2 author + stream */
@@ -312,14 +352,18 @@ struct sim {
     happening *heap;
     size_t n_heap, room_heap;
     pd_action *actions;
-    uint64_t buffer_bytes;                          /* a session's, before it clogs */
-    uint32_t seal_ms;                               /* 0: by the core's own formula */
-    uint64_t steps, frames, bytes, records, struck; /* struck: logs taken off the expectations */
+    uint64_t buffer_bytes;                         /* a session's, before it clogs */
+    uint32_t seal_ms;                              /* 0: by the core's own formula */
+    uint64_t steps, frames, bytes, records, forks; /* forks: logs of which versions may be out */
     bool distrust; /* a member turned, or a key was copied: some counts cannot be judged */
+    bool strict;   /* something was taken from somebody: the rule has to be looked up */
     /* table */
     void (*on_accept)(sim *s, const node *n, const truth *t, uint64_t from, uint64_t to);
     tally *tally;
     uint64_t segment_bytes;
+    uint64_t *waits; /* pairs: ms from a seal to another's store */
+    uint32_t n_waits, room_waits;
+    bool saw_segment; /* in the frame watched last */
     /* the verdict */
     int code;
     char law[8], failure[256];
@@ -348,10 +392,16 @@ void *grow(void *p, uint32_t *room, uint32_t n,
 /* plan.c */
 void plan_make(sim *s);
 bool fault_in_force(const sim *s, const fault *f, uint64_t at);
+/* The faults of one kind in force at a time; a run of hours has thousands of others. */
+typedef struct fault_walk {
+    const sim *s;
+    uint64_t at;
+    uint32_t next, end;
+} fault_walk;
+fault_walk fault_walk_of(const sim *s, fault_kind kind, uint64_t at);
+const fault *fault_walk_next(fault_walk *w); /* NULL: no more */
 /* The first fault of a kind in force at a node now, or NULL. */
 const fault *fault_at(const sim *s, fault_kind kind, uint32_t where);
-/* Is there any of this kind, ever? */
-bool fault_planned(const sim *s, fault_kind kind);
 void fault_begin(sim *s, uint32_t number);
 void fault_end(sim *s, uint32_t number);
 
@@ -362,7 +412,7 @@ static inline pipe_end *path_other(sim *s, uint64_t session) {
 }
 void path_dial(sim *s, node *from, const uint8_t key[32], const pd_addr *addr);
 /* True: the way is full; the frame is kept and PD_EV_CLOGGED is due. */
-bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n);
+bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n, bool noise);
 /* The frame that arrives now; NULL: none does.  Frees with free. */
 packet *path_arrive(sim *s, uint64_t session);
 /* After an arrival there may be room for what was kept: true if it left. */
@@ -394,8 +444,9 @@ void disk_copy(sim *s, node *to, const node *from);
 void disk_forget(sim *s); /* bytes that nobody holds any more cannot be known */
 void disk_lose_last_seals(sim *s);
 void disk_free(node *n);
-/* More than one version of this author's logs is out: they are judged no more. */
-void disk_fork(sim *s, uint32_t owner);
+/* Two versions of this node's logs may part behind what it holds durably: each node keeps its own.
+ */
+void disk_fork(sim *s, node *n);
 
 /* node.c */
 void node_init(sim *s, uint32_t i);
@@ -403,13 +454,18 @@ void node_start(sim *s, node *n);
 void node_try_join(sim *s, node *n); /* and again later, until it is a member */
 void node_start_again(sim *s, node *n);
 void node_end_process(node *n);
+void node_free_rooms(node *n);
 void node_crash(sim *s, node *n, pd_rng *r, bool silent);
 void node_turn(sim *s, node *n, const fault *f); /* against the others */
 void node_clone(sim *s, node *n, const fault *f);
 void node_halt(sim *s, node *n);
 void node_digest(sim *s, node *n, uint8_t out[16]);
+void node_fold(sim *s, node *n, uint32_t log); /* what counts of a log, no more and no less */
+void node_pass_on(sim *s, node *n);            /* the same machine goes on under its next key */
 pd_addr node_addr(const node *n);
 void node_sign(node *n, const void *msg, size_t size, uint8_t sig[64]);
+bool node_verify(void *any_node, const uint8_t pub[32], const void *msg, size_t size,
+                 const uint8_t sig[64]);
 
 /* drive.c */
 enum { COMMIT_MS = 1000, EPOCH_MS = 1000000000 };
@@ -434,6 +490,22 @@ void watch_free(pipe_end *e);
 void watch_speaking(sim *s, node *n);
 void watch_core(sim *s, node *n);
 
+/* rule.c: what follows from the control logs that a node holds */
+typedef struct rule {
+    bool *admitted, *banned;    /* by node */
+    uint64_t *void_at, *counts; /* by log: one log so far, by evidence; what counts of it */
+    uint32_t n_logs;
+} rule;
+void rule_find(sim *s, node *from, rule *r);
+void rule_free(rule *r);
+
+/* justice.c: evidence, bans and rotation */
+void justice_void(sim *s, node *n, const pd_action *a);
+void justice_deny(sim *s, node *n, const uint8_t key[32]);
+void justice_barred(sim *s, node *n, const happening *h); /* 5 s later */
+void justice_ban(sim *s, uint32_t fault);
+void justice_rotate(sim *s, node *n);
+
 /* judge.c */
 bool judge_converged(sim *s, char *why, size_t room);
 void judge_liveness(sim *s);
@@ -448,11 +520,17 @@ void table_frame(sim *s, const uint8_t *p, size_t n);
 uint32_t table_place(sim *s, node *from, uint32_t to); /* the node that is dialled by an address */
 int table_print(const options *o);
 
+/* pairs.c */
+void pairs_plan(sim *s,
+                void (*add)(void *ctx, fault_kind kind, uint32_t where, uint64_t at, uint64_t arg),
+                void *ctx);
+int pairs_judge(const options *o);
+
 /* shrink.c: runs in processes of their own */
 typedef struct outcome {
     int code;
     char law[8], failure[256];
-    uint64_t trace, steps, frames, records, struck, until_ms, healed_ms, failed_ms;
+    uint64_t trace, steps, frames, records, forks, until_ms, healed_ms, failed_ms, node_ms;
     uint32_t n_nodes, n_faults;
 } outcome;
 /* Run one world in a child; prints its last words if it fails and `aloud`. */
@@ -469,7 +547,7 @@ typedef struct batch {
     bool all;              /* go on after a failure */
     const char *until_law; /* only failures by this law count; NULL: all */
     uint64_t trace;        /* of all runs, in the order of the seeds */
-    uint64_t steps, frames, records, struck, simulated_ms, healed_ms;
+    uint64_t steps, frames, records, forks, simulated_ms, node_ms, healed_ms;
     size_t failed, unjudged, first_failed; /* index of the first in order */
     outcome first;
 } batch;

@@ -6,7 +6,7 @@
  *   S3   disk.c: a log stored with a gap, or twice
  *   S4   disk.c: bytes stored that their author never sealed
  *   S8   drive.c: an honest process ends itself; here: honest nodes count each other's seals or
- *        frames as bad
+ *        frames as bad, or each other as to be refused; bans: justice.c
  *   S9   frames that do not parse or are too long, too many sessions, pd_core_check
  *   S10  drive.c: noise changes what a node holds
  *   S11  drive.c: a key is admitted that nobody invited
@@ -88,6 +88,7 @@ static void watch_segment(sim *s, node *from, pipe_end *e, const pd_item *it) {
     const truth *t = &s->truths[log];
     e->at[theirs] = stop;
     s->segment_bytes += it->u.seg.count;
+    s->saw_segment = true;
     size_t got = disk_read(s, from, log, start, bytes, it->u.seg.count);
     if (got < it->u.seg.count || memcmp(bytes, it->u.seg.bytes, got))
         sim_fail(s, SAFETY, "S12",
@@ -175,7 +176,7 @@ static void watch_fork(sim *s, node *n, uint32_t log, uint64_t step) {
                  "node %u speaks at step %llu without having listened: %u of %u members hold more",
                  n->index, (unsigned long long)step, holders, live);
     else
-        disk_fork(s, n->index);
+        disk_fork(s, n);
 }
 
 void watch_speaking(sim *s, node *n) {
@@ -195,8 +196,20 @@ void watch_speaking(sim *s, node *n) {
 
 /* ---- after a step ---- */
 
+/* What one honest node did never makes another refuse it, whatever a third one does. */
+static void watch_scores(sim *s, const node *n) {
+    enum { LEAST = -50 };
+    pd_peer_status p;
+    for (uint32_t i = 0; pd_core_peer_get(n->core, core_time(s), i, &p); i++) {
+        const node *who = sim_node_of(s, p.key);
+        if (p.score < LEAST && who && !who->evil_now)
+            sim_fail(s, SAFETY, "S8", "node %u has a score of %d for honest node %u", n->index,
+                     (int)p.score, who->index);
+    }
+}
+
 void watch_core(sim *s, node *n) {
-    enum { EVERY = 8 }; /* steps between looks at all of a core's state */
+    enum { EVERY = 8, SELDOM = 64 }; /* steps between looks at all of a core's state */
     char why[128];
     pd_core_status st;
     watch_speaking(s, n);
@@ -204,6 +217,8 @@ void watch_core(sim *s, node *n) {
         sim_fail(s, SAFETY, "S9", "node %u has %u sessions", n->index, n->n_sessions);
     if (s->steps % EVERY || s->code)
         return;
+    if (s->steps % SELDOM == 0 && s->distrust)
+        watch_scores(s, n);
     if (!pd_core_check(n->core, why, sizeof why))
         sim_fail(s, SAFETY, "S9", "node %u: %s", n->index, why);
     pd_core_status_get(n->core, core_time(s), &st);
