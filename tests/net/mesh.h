@@ -4,8 +4,8 @@
  * in flight, one-way partitions, back-pressure), the store (what is committed survives, the rest
  * does not), crashes, pauses, restored backups, joins by ticket, and a peer that changes bytes it
  * relays, one that
- * signs two logs, one that is banned.  Chains, seals' layout, codec and replay are the real ones.  A watcher reads every frame
- * and checks what must never happen.
+ * signs two logs, one that is banned.  Chains, seals' layout, codec and replay are the real ones.
+ * A watcher reads every frame and checks what must never happen.
  */
 #ifndef MESH_H
 #define MESH_H
@@ -180,8 +180,9 @@ uint64_t evil_counts(const node *n, const slog *l); /* bytes of a log that count
 void net_dial(mesh *m, node *from, const pd_action *a);
 void net_send(mesh *m, node *from, uint64_t session, const uint8_t *p, size_t n);
 void net_close(mesh *m, node *from, uint64_t session);
-void net_kill(mesh *m, size_t pipe);     /* a TCP reset: what was in flight is lost */
-void net_crash(mesh *m, uint32_t index); /* all its sessions */
+void net_kill(mesh *m, size_t pipe);       /* a TCP reset: what was in flight is lost */
+void net_turn_out(mesh *m, const node *n); /* the newcomers who are just being admitted by n */
+void net_crash(mesh *m, uint32_t index);   /* all its sessions */
 pipe_end *net_end(mesh *m, uint64_t session);
 static inline pipe_end *net_other(mesh *m, uint64_t session) {
     return net_end(m, ((session - 1) ^ 1) + 1);

@@ -124,6 +124,13 @@ void net_kill(mesh *m, size_t pipe) {
     }
 }
 
+void net_turn_out(mesh *m, const node *n) {
+    for (size_t i = 0; i < m->n_pipes; i++)
+        if (m->pipes[i].guest &&
+            (m->pipes[i].end[0].node == n->index || m->pipes[i].end[1].node == n->index))
+            net_kill(m, i);
+}
+
 void net_crash(mesh *m, uint32_t index) {
     for (size_t i = 0; i < m->n_pipes; i++)
         for (unsigned k = 0; k < 2; k++) {

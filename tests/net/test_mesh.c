@@ -252,8 +252,10 @@ static void strike(mesh *m, const happening *h) {
         break;
     case F_SNAPSHOT:
         if (n->core &&
-            (n->index || n->n_logs > 2)) /* a founder that forgets everyone cannot be told */
+            (n->index || n->n_logs > 2)) { /* a founder that forgets everyone cannot be told */
             node_take_snapshot(n);
+            net_turn_out(m, n); /* see net_dial: nor may one who is inside be admitted now */
+        }
         break;
     case F_RESTORE:
         if (n->core && n->snap.taken)
