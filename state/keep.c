@@ -141,7 +141,10 @@ pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b) {
     memcpy(v + 1, b->digest, 32);
     pd_store32(v + 33, b->voices);
     pd_store64(v + 37, b->records);
-    return pd_store_meta_set(s, "begun", v, sizeof v);
+    pd_err e = PD_OK;
+    if (b->state == PD_AUDIT_DIFFERS || b->state == PD_AUDIT_NONE) /* nor what was built on it */
+        e = store_wrote(s, sql_write(s->db, "DELETE FROM ckpt", ""), 0);
+    return e ? e : pd_store_meta_set(s, "begun", v, sizeof v);
 }
 
 pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out) {

@@ -350,7 +350,8 @@ static pd_err read_bytes(pd_store *s, const log_row *log, buffer *out) {
         size_t n;
         const uint8_t *b = sql_blob(r, 1, &n);
         uint64_t j = (uint64_t)sql_int(r, 0);
-        if (j * PD_CHUNK_BYTES != log->base + out->n || n > PD_CHUNK_BYTES || sum_of(b, n, j) != sql_int(r, 2))
+        if (j * PD_CHUNK_BYTES != log->base + out->n || n > PD_CHUNK_BYTES ||
+            sum_of(b, n, j) != sql_int(r, 2))
             break;
         if (!grow(out, out->n + n)) {
             e = pd_fail(PD_ENOMEM, "no memory for a log of %zu bytes", out->n);
@@ -367,8 +368,8 @@ static pd_err read_bytes(pd_store *s, const log_row *log, buffer *out) {
 static bool proves_itself(const pd_store *s, const log_row *log, const buffer *bytes) {
     bool based = log->base && log->stream == PD_STREAM_GRADIENTS;
     if (log->stream >= PD_STREAMS || log->author.inc >= PD_INCARNATIONS || log->n == 0 ||
-        log->base > log->n || bytes->n != log->n - log->base ||
-        (log->base && !based) || log->base % PD_CHUNK_BYTES)
+        log->base > log->n || bytes->n != log->n - log->base || (log->base && !based) ||
+        log->base % PD_CHUNK_BYTES)
         return false;
     pd_chain c;
     uint8_t message[PD_SEAL_MESSAGE_BYTES];

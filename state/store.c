@@ -105,8 +105,8 @@ static pd_err make_schema(pd_store *s, const uint8_t run[32]) {
 
 /* What the write-ahead log holds may have been read from memory alone: the process before may have
  * ended on a flush that failed, and no later flush of the log would save it (Linux forgets that the
- * pages are not on the disk).  Written into the database it is safe, before anything is built on it.
- * A disk too full for that must not keep a node from starting.
+ * pages are not on the disk).  Written into the database it is safe, before anything is built on
+ * it. A disk too full for that must not keep a node from starting.
  */
 static pd_err save_log(pd_store *s) {
     pd_err e = sql_checkpoint(s->db);

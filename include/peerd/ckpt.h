@@ -11,9 +11,9 @@
  *
  * An entry is all that a receiver needs to go on with a log from byte 1024 j: C_j and the bytes
  * after it hash to the head that the author itself has sealed, so nobody has to be believed about
- * the logs.  Who has to be believed is whoever says that `a` is their fold: an attestation (the CKPT
- * record of frame.h) names the file by its BLAKE2b-256, and with it the coordinates, the vector and
- * the marks at once.
+ * the logs.  Who has to be believed is whoever says that `a` is their fold: an attestation (the
+ * CKPT record of frame.h) names the file by its BLAKE2b-256, and with it the coordinates, the
+ * vector and the marks at once.
  *
  * A log of which something does not count (a ban, a fork) is left out with all its records: any
  * vector names a set, and who installs the file pulls such a log whole.
@@ -35,7 +35,7 @@ enum {
 
 /* What an attestation says: this file is right. */
 typedef struct pd_ckpt_name {
-    uint8_t file[32];              /* BLAKE2b-256 */
+    uint8_t file[32];               /* BLAKE2b-256 */
     uint8_t model[PD_DIGEST_BYTES]; /* of the coordinates, as people see it elsewhere */
     uint64_t size, records;
 } pd_ckpt_name;

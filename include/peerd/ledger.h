@@ -47,8 +47,8 @@ size_t pd_ledger_read(pd_ledger *l, uint32_t index, uint8_t stream, uint64_t fro
 
 /* ---- logs that begin at a base ---- */
 
-/* Go on with an author's gradients from byte `base` = 1024 j on, of which n_bytes are given.  What is
- * held of them must be less, and goes.
+/* Go on with an author's gradients from byte `base` = 1024 j on, of which n_bytes are given.  What
+ * is held of them must be less, and goes.
  *
  *   mark  in  C_j (chain.h): the chain of the bytes before the base
  *   seal  in  covers base + n bytes
@@ -59,8 +59,8 @@ PD_CHECKED pd_err pd_ledger_begin_at(pd_ledger *l, uint32_t index, uint64_t base
                                      const uint8_t mark[32], const uint8_t *bytes, size_t n,
                                      const uint8_t seal[64]);
 /* The bytes before the base, as they come: not to be read before `end` says that they lead to the
- * mark, which makes the log whole; else they are forgotten.  From 0 on at first, then where the last
- * ended.
+ * mark, which makes the log whole; else they are forgotten.  From 0 on at first, then where the
+ * last ended.
  *
  * Errors: PD_EMISMATCH (they do not follow, or go past the base), PD_ENOMEM.
  */

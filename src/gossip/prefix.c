@@ -1,11 +1,11 @@
-/* prefix.c - logs that begin at a base: what lies before it is fetched last of all, and whoever asks
- * for it is told that it is not here.
+/* prefix.c - logs that begin at a base: what lies before it is fetched last of all, and whoever
+ * asks for it is told that it is not here.
  *
  *   [0, base) not held │ [base, n) held, sealed by its author          base = 1024 j, C_j known
  *
- * C_j has been proven by the author's seal over what follows it, so the bytes before it need no seal
- * and nobody's word: they are right if their chain ends in C_j.  They come in order, one log after
- * the other, at lowest priority, and go on where they stopped, at whoever holds them.
+ * C_j has been proven by the author's seal over what follows it, so the bytes before it need no
+ * seal and nobody's word: they are right if their chain ends in C_j.  They come in order, one log
+ * after the other, at lowest priority, and go on where they stopped, at whoever holds them.
  */
 #include "state.h"
 
@@ -39,7 +39,8 @@ bool pd_prefix_put_base(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
         return true;
     if (!pd_frame_put(w, &it))
         return false;
-    ll->more = (uint8_t)((ll->more & ~(PD_SAY_BASE | PD_SAID_BASE)) | (log->base ? PD_SAID_BASE : 0));
+    ll->more =
+        (uint8_t)((ll->more & ~(PD_SAY_BASE | PD_SAID_BASE)) | (log->base ? PD_SAID_BASE : 0));
     return true;
 }
 
@@ -73,8 +74,7 @@ void pd_prefix_asked(pd_core *c, pd_link *l, const pd_item *it) {
     if (index == PD_NONE)
         return;
     uint64_t limit = it->u.pull.limit < PD_PREFIX_ASK ? it->u.pull.limit : PD_PREFIX_ASK;
-    bool goes_on =
-        l->prefix_due && l->prefix_log == index && it->u.pull.from == l->prefix_end;
+    bool goes_on = l->prefix_due && l->prefix_log == index && it->u.pull.from == l->prefix_end;
     if (!goes_on) {
         l->prefix_log = index;
         l->prefix_next = it->u.pull.from;

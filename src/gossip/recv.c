@@ -123,8 +123,8 @@ static void malformed(pd_core *c, pd_link *l) {
         pd_link_close(c, l, "malformed frame");
 }
 
-/* Is this the item that may stand here: HELLO first of a member; of a guest JOIN, then PONGs, by which it
- * acknowledges a welcome longer than the credit it begins with? */
+/* Is this the item that may stand here: HELLO first of a member; of a guest JOIN, then PONGs, by
+ * which it acknowledges a welcome longer than the credit it begins with? */
 static bool in_order(const pd_link *l, const pd_item *it) {
     if (it->kind == PD_ITEM_BYE)
         return true;

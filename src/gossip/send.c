@@ -27,8 +27,8 @@ static void put_hello(pd_core *c, pd_link *l, pd_writer *w) {
     h->vv_hash = c->vv_hash;
     h->total = c->total;
     h->links = (uint8_t)pd_view_links(c);
-    h->caps =
-        (uint16_t)((c->conf.observer || c->conf.hold ? PD_CAP_OBSERVER : 0) | (l->compare ? PD_CAP_COMPARE : 0));
+    h->caps = (uint16_t)((c->conf.observer || c->conf.hold ? PD_CAP_OBSERVER : 0) |
+                         (l->compare ? PD_CAP_COMPARE : 0));
     l->hello_out = pd_frame_put(w, &it);
     l->base_n = c->n_authors;
     l->base_hash = c->memb_hash;
@@ -238,8 +238,9 @@ static bool build(pd_core *c, pd_link *l) {
 
 void pd_send_frames(pd_core *c) {
     unsigned first = c->turn;
-    if (c->n_fresh || c->installed) { /* the ledger holds what came in this step only in the next, which is at once
-                       */
+    if (c->n_fresh || c->installed) { /* the ledger holds what came in this step only in the next,
+                                       * which is at once
+                                       */
         pd_wake_at(c, c->now);
         return;
     }

@@ -119,8 +119,8 @@ static bool may_serve(const pd_core *c, const pd_link *l, uint32_t index) {
     const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
     const pd_link_log *ll = &l->log[index];
     return pd_link_live(l) && l->vv_in && !l->suspect && !(ll->flags & PD_BAD) &&
-           !(ll->more & PD_BASED) &&
-           ll->peer > log->chain.n && (!l->compare || pd_is_own(c, index));
+           !(ll->more & PD_BASED) && ll->peer > log->chain.n &&
+           (!l->compare || pd_is_own(c, index));
 }
 
 /* Not the one that was asked last, if there is another; the one with the fewest open pulls; the one

@@ -3,8 +3,8 @@
  *   replica at n[author]  ──fold or take back the difference──>  the file's vector  ──>  equal?
  *
  * Integer updates are taken back exactly, so any vector can be reached from any other, and what it
- * costs is the difference.  Nothing here changes what the replica holds but pd_ckpt_make's following
- * of the ledger, which its owner does all the time.
+ * costs is the difference.  Nothing here changes what the replica holds but pd_ckpt_make's
+ * following of the ledger, which its owner does all the time.
  */
 #include "peerd/bytes.h"
 #include "peerd/ckpt.h"
@@ -169,7 +169,8 @@ static pd_err make(pd_replica *r, pd_ledger *l, const vector *v, int32_t *a, uin
     return e;
 }
 
-/* The seals are taken first: while the replica follows, the ledger grows and keeps only newer ones. */
+/* The seals are taken first: while the replica follows, the ledger grows and keeps only newer ones.
+ */
 pd_err pd_ckpt_make(pd_replica *r, pd_ledger *l, uint8_t **file, size_t *size, pd_ckpt_name *name) {
     vector v;
     pd_err e = take_vector(l, &v);
@@ -203,8 +204,8 @@ static pd_ckpt_verdict read_marks(const pd_ckpt *c, const pd_replica *r, pd_ledg
         pd_chain ours;
         uint32_t i;
         *why = "it holds records that are not held here";
-        if (!pd_ledger_find(l, &e.author, &i) || i >= r->n_authors || !pd_ledger_info(l, i, &info) ||
-            info.base || info.n[PD_STREAM_GRADIENTS] < e.chain.n)
+        if (!pd_ledger_find(l, &e.author, &i) || i >= r->n_authors ||
+            !pd_ledger_info(l, i, &info) || info.base || info.n[PD_STREAM_GRADIENTS] < e.chain.n)
             return PD_CKPT_UNKNOWN;
         *why = "it holds records that do not count here";
         if (info.void_at < e.chain.n)

@@ -15,7 +15,7 @@ static const pd_command_help help = {
 int pd_cmd_run(int argc, char **argv) {
     pd_run_opts o = {.records = UINT64_MAX};
     const char *dir;
-    bool verbose = false, asked;
+    bool verbose = false, replay = false, asked;
     uint32_t batch = 0, threads = UINT32_MAX;
     size_t n;
     const pd_flag flags[] = {
@@ -33,6 +33,8 @@ int pd_cmd_run(int argc, char **argv) {
          "seal after (default: from the run's budget)"},
         {"batch", 0, PD_FLAG_U32, &batch, 1, 4096, "N", "records a probe, this time"},
         {"threads", 0, PD_FLAG_U32, &threads, 0, 1024, "N", "cores, this time"},
+        {"replay", 0, PD_FLAG_SWITCH, &replay, 0, 0, NULL,
+         "forget the checkpoint that this node began with: wait for all records and replay them"},
         {"quiet", 'q', PD_FLAG_SWITCH, &o.quiet, 0, 0, NULL, "no progress line"},
         {"verbose", 'v', PD_FLAG_SWITCH, &verbose, 0, 0, NULL, "more log lines"},
         {.name = NULL}};
@@ -54,6 +56,13 @@ int pd_cmd_run(int argc, char **argv) {
         e = pd_site_open(dir, PD_SITE_DATA, &opts, &site);
     if (e) {
         fprintf(stderr, "peerd run: %s\n", pd_fail_text());
+        return pd_err_exit(e);
+    }
+    if (replay && site.begun.state == PD_AUDIT_OPEN)
+        e = pd_site_forget_checkpoint(&site);
+    if (e) {
+        fprintf(stderr, "peerd run: %s\n", pd_fail_text());
+        pd_site_close(&site);
         return pd_err_exit(e);
     }
     if (batch)

@@ -23,7 +23,9 @@ typedef struct pd_config {
     uint32_t threads;             /* 0: all cores */
     pd_compute compute;
     bool thin, skip_bad, paused;
-    uint64_t seed; /* of the held-out choice and the batches */
+    double checkpoint_hours; /* between two checkpoints, if nobody else makes one; 0: this node
+                                makes none unasked */
+    uint64_t seed;           /* of the held-out choice and the batches */
 } pd_config;
 extern const pd_config pd_config_defaults;
 

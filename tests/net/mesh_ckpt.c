@@ -1,9 +1,10 @@
-/* mesh_ckpt.c - checkpoints in the small world: made, judged and attested, lied about, begun with, audited.
+/* mesh_ckpt.c - checkpoints in the small world: made, judged and attested, lied about, begun with,
+ * audited.
  *
- * What the node's threads do (trainer, store), played in a few lines: a file is made of all that a node
- * holds, others reproduce it from their own bytes before they attest it, a liar attests what is false, and a
- * newcomer fetches, begins at the marks and starts again.  S15 is judged here: a file that is wrong is begun
- * with by nobody who knows an honest member.
+ * What the node's threads do (trainer, store), played in a few lines: a file is made of all that a
+ * node holds, others reproduce it from their own bytes before they attest it, a liar attests what
+ * is false, and a newcomer fetches, begins at the marks and starts again.  S15 is judged here: a
+ * file that is wrong is begun with by nobody who knows an honest member.
  */
 #include "mesh.h"
 
@@ -33,9 +34,11 @@ bool ckpt_coords(mesh *m, const node *n, bool from_base, int32_t a[COORDS]) {
         if ((from < to ? from : to) < l->base)
             return false;
         if (from < to)
-            pd_replay_fold(&m->replay, a, COORDS, &l->author, from, l->bytes + from, (size_t)(to - from));
+            pd_replay_fold(&m->replay, a, COORDS, &l->author, from, l->bytes + from,
+                           (size_t)(to - from));
         else
-            pd_replay_unfold(&m->replay, a, COORDS, &l->author, to, l->bytes + to, (size_t)(from - to));
+            pd_replay_unfold(&m->replay, a, COORDS, &l->author, to, l->bytes + to,
+                             (size_t)(from - to));
     }
     return true;
 }
@@ -43,7 +46,8 @@ bool ckpt_coords(mesh *m, const node *n, bool from_base, int32_t a[COORDS]) {
 /* ---- making ---- */
 
 static int by_author(const void *x, const void *y) {
-    const pd_author *a = &(*(const slog *const *)x)->author, *b = &(*(const slog *const *)y)->author;
+    const pd_author *a = &(*(const slog *const *)x)->author,
+                    *b = &(*(const slog *const *)y)->author;
     int order = memcmp(a->key, b->key, 32);
     return order ? order : (a->inc > b->inc) - (a->inc < b->inc);
 }
@@ -89,7 +93,8 @@ static size_t write_file(mesh *m, const node *n, uint8_t *p, size_t room, int32_
     pd_put_varint(&w, count);
     for (uint32_t i = 0; i < count; i++) {
         put_entry(&w, m, logs[i], n->liar && m->forged && i == 0);
-        pd_replay_fold(&m->replay, a, COORDS, &logs[i]->author, 0, logs[i]->bytes, (size_t)logs[i]->n);
+        pd_replay_fold(&m->replay, a, COORDS, &logs[i]->author, 0, logs[i]->bytes,
+                       (size_t)logs[i]->n);
     }
     a[3] += n->liar && !m->forged;
     for (unsigned i = 0; i < COORDS; i++)
@@ -194,7 +199,8 @@ static void look_for_one(mesh *m, node *n) {
     }
     if (n->want != FILES_MAX || !pd_core_ahead(n->core, &ahead))
         return;
-    uint32_t i = rng_percent(&n->r, 30) ? (uint32_t)rng_below(&n->r, 4) : 0; /* some are only tried */
+    uint32_t i =
+        rng_percent(&n->r, 30) ? (uint32_t)rng_below(&n->r, 4) : 0; /* some are only tried */
     if (!pd_core_ckpt(n->core, i, &s) || (n->want = index_of(m, &s.name)) == FILES_MAX)
         return;
     n->want_got = 0;
@@ -218,8 +224,8 @@ void ckpt_turn(mesh *m, node *n) {
         judge(m, n);
 }
 
-size_t ckpt_file(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
-                 uint64_t *total) {
+size_t ckpt_file(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                 size_t room, uint64_t *total) {
     *total = 0;
     for (uint32_t i = 0; i < n->net->n_files; i++) {
         const file *f = &n->net->file[i];

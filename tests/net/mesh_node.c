@@ -276,8 +276,12 @@ void node_start(mesh *m, node *n) {
     conf.known = known;
     conf.n_known = 1;
     pd_core_crypto c;
-    pd_core_log log = {
-        .ctx = n, .seal = log_seal, .read = log_read, .file = log_file, .room = log_room, .base = log_base};
+    pd_core_log log = {.ctx = n,
+                       .seal = log_seal,
+                       .read = log_read,
+                       .file = log_file,
+                       .room = log_room,
+                       .base = log_base};
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
     if (pd_core_open(&conf, crypto_of(n, &c), &log, m->now, n->arena, pd_core_bytes(&conf),
