@@ -118,7 +118,7 @@ static void print_ledger(const cJSON *r) {
         printf("wire      %s bytes a record; %s copies of each came in\n", a_record, of_each);
     }
     if (total > 0)
-        printf("fetching  %s of %s of the basis\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
+        printf("fetching  %s of %s of a file\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
                ctl_bytes(total));
     printf("digest    %s at %s records\n", ctl_or_dash(ctl_text(r, "digest")),
            ctl_count(ctl_number(r, "digest_records")));

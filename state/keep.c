@@ -135,18 +135,6 @@ pd_err pd_store_shared_get(pd_store *s, unsigned i, uint8_t digest[32], uint8_t 
 /* meta `begun`: state 1 | digest 32 | voices 4 | records 8 */
 enum { BEGUN_BYTES = 1 + 32 + 4 + 8 };
 
-pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b) {
-    uint8_t v[BEGUN_BYTES];
-    v[0] = (uint8_t)b->state;
-    memcpy(v + 1, b->digest, 32);
-    pd_store32(v + 33, b->voices);
-    pd_store64(v + 37, b->records);
-    pd_err e = PD_OK;
-    if (b->state == PD_AUDIT_DIFFERS || b->state == PD_AUDIT_NONE) /* nor what was built on it */
-        e = store_wrote(s, sql_write(s->db, "DELETE FROM ckpt", ""), 0);
-    return e ? e : pd_store_meta_set(s, "begun", v, sizeof v);
-}
-
 pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out) {
     uint8_t *v;
     size_t n;
@@ -165,6 +153,38 @@ pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out) {
     }
     free(v);
     return e;
+}
+
+/* It has proven right: others may have it, and it goes when it is old. */
+static pd_err share(pd_store *s, const uint8_t digest[32]) {
+    uint8_t *file;
+    size_t n;
+    pd_err e = pd_store_file_get(s, digest, &file, &n);
+    if (e)
+        return e == PD_ENOENT ? PD_OK : e;
+    e = pd_store_shared_put(s, digest, file, n);
+    free(file);
+    return e;
+}
+
+pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b) {
+    uint8_t v[BEGUN_BYTES];
+    v[0] = (uint8_t)b->state;
+    memcpy(v + 1, b->digest, 32);
+    pd_store32(v + 33, b->voices);
+    pd_store64(v + 37, b->records);
+    pd_store_begun was;
+    pd_err e = pd_store_begun_get(s, &was);
+    bool wrong = b->state == PD_AUDIT_DIFFERS || b->state == PD_AUDIT_NONE;
+    if (!e && wrong) /* nor what was built on it */
+        e = store_wrote(s, sql_write(s->db, "DELETE FROM ckpt", ""), 0);
+    if (!e && wrong)
+        e = store_wrote(
+            s, sql_write(s->db, "DELETE FROM file WHERE digest = ?", "b", was.digest, (size_t)32),
+            0);
+    if (!e && b->state == PD_AUDIT_EQUAL)
+        e = share(s, was.digest);
+    return e ? e : pd_store_meta_set(s, "begun", v, sizeof v);
 }
 
 /* ---- invites ---- */

@@ -154,8 +154,8 @@ typedef struct pd_store_begun {
     uint64_t records;
 } pd_store_begun;
 PD_CHECKED pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b);
-/* set also deletes the checkpoints of pd_store_ckpt_put that rest on one that is not to be trusted
- * (PD_AUDIT_DIFFERS, PD_AUDIT_NONE).  get: PD_AUDIT_NONE where there was none. */
+/* set: one that is right (PD_AUDIT_EQUAL) is served from now on; of one that is not (PD_AUDIT_DIFFERS)
+ * or is forgotten (PD_AUDIT_NONE) file and what pd_store_ckpt_put keeps are deleted with it.  get: PD_AUDIT_NONE where there was none. */
 PD_CHECKED pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out);
 
 /* Invites.  A used-up one stays, with 0 uses, until it expires or is deleted. */

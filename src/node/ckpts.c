@@ -281,7 +281,7 @@ static void look(pd_node *n) {
     const pd_site *s = n->site;
     pd_core_ckpt_status k;
     pd_author own;
-    uint64_t step, most = pd_ckpt_most(s->manifest.n_coords, pd_ledger_authors(s->ledger) + 1);
+    uint64_t step, most = pd_ckpt_most(s->manifest.n_coords, pd_ledger_authors(s->ledger) + 64);
     if (pd_ledger_lacking(s->ledger) || s->begun.state == PD_AUDIT_OPEN ||
         !pd_core_may_speak(n->core, &own, &step))
         return;

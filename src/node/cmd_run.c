@@ -1,4 +1,5 @@
 /* cmd_run.c - peerd run: train and gossip until stopped. */
+#include "catchup.h"
 #include "cmd.h"
 #include "history.h"
 #include "node.h"
@@ -14,8 +15,9 @@ static const pd_command_help help = {
 
 int pd_cmd_run(int argc, char **argv) {
     pd_run_opts o = {.records = UINT64_MAX};
-    const char *dir;
-    bool verbose = false, replay = false, asked;
+    const char *dir, *how = "auto";
+    pd_catch_up wish = PD_CATCH_UP_AUTO;
+    bool verbose = false, asked;
     uint32_t batch = 0, threads = UINT32_MAX;
     size_t n;
     const pd_flag flags[] = {
@@ -33,8 +35,8 @@ int pd_cmd_run(int argc, char **argv) {
          "seal after (default: from the run's budget)"},
         {"batch", 0, PD_FLAG_U32, &batch, 1, 4096, "N", "records a probe, this time"},
         {"threads", 0, PD_FLAG_U32, &threads, 0, 1024, "N", "cores, this time"},
-        {"replay", 0, PD_FLAG_SWITCH, &replay, 0, 0, NULL,
-         "forget the checkpoint that this node began with: wait for all records and replay them"},
+        {"catch-up", 0, PD_FLAG_TEXT, &how, 0, 0, "HOW",
+         "replay: forget the checkpoint that this node began with, if it is not audited yet"},
         {"quiet", 'q', PD_FLAG_SWITCH, &o.quiet, 0, 0, NULL, "no progress line"},
         {"verbose", 'v', PD_FLAG_SWITCH, &verbose, 0, 0, NULL, "more log lines"},
         {.name = NULL}};
@@ -45,6 +47,11 @@ int pd_cmd_run(int argc, char **argv) {
         pd_flags_help(&help, flags);
         return 0;
     }
+    if (!e)
+        e = pd_catch_up_parse(how, &wish);
+    if (!e && wish == PD_CATCH_UP_CHECKPOINT)
+        e = pd_fail(PD_EUSAGE, "a node begins with a checkpoint when it joins: peerd join "
+                               "--catch-up checkpoint");
     if (!e && verbose)
         pd_log_set(PD_LOG_DEBUG);
     if (!e && pd_control_runs(dir))
@@ -58,7 +65,7 @@ int pd_cmd_run(int argc, char **argv) {
         fprintf(stderr, "peerd run: %s\n", pd_fail_text());
         return pd_err_exit(e);
     }
-    if (replay && site.begun.state == PD_AUDIT_OPEN)
+    if (wish == PD_CATCH_UP_REPLAY && site.begun.state == PD_AUDIT_OPEN)
         e = pd_site_forget_checkpoint(&site);
     if (e) {
         fprintf(stderr, "peerd run: %s\n", pd_fail_text());

@@ -13,11 +13,12 @@
 #include <stdlib.h>
 
 enum {
-    ANSWER_MS = 30000,  /* to be welcomed */
-    QUIET_MS = 60000,   /* without a piece of the basis file, or anything else ... */
-    MOVING = 1024,      /* ... of so many bytes: more than the pings of a link at rest */
-    TRIES = 3,          /* to fetch one that is what the manifest names */
-    AHEAD_MS = 15000,   /* to hear what there is to catch up with */
+    ANSWER_MS = 30000, /* to be welcomed */
+    QUIET_MS = 60000,  /* without a piece of the basis file, or anything else ... */
+    MOVING = 1024,     /* ... of so many bytes: more than the pings of a link at rest */
+    TRIES = 3,         /* to fetch one that is what the manifest names */
+    MORE_AUTHORS = 64, /* whose logs a checkpoint may hold: incarnations without a control record */
+    AHEAD_MS = 15000,  /* to hear what there is to catch up with */
     MEASURED = 1 << 16, /* bytes of the basis that tell how fast the line is */
     WAIT_MS = 250,
     NET_EVENTS = 64,
@@ -429,7 +430,8 @@ static bool choose(joiner *j, pd_catch_up wish, pd_ckpt_name *name) {
     const pd_manifest *m = &j->got->manifest;
     char text[PD_CATCH_UP_TEXT];
     pd_core_ckpt_status s;
-    uint64_t authors = pd_ledger_authors(j->got->ledger), most = pd_ckpt_most(m->n_coords, authors);
+    uint64_t authors = pd_ledger_authors(j->got->ledger) + MORE_AUTHORS;
+    uint64_t most = pd_ckpt_most(m->n_coords, authors);
     pd_way w = {.d = m->n_coords, .bytes_per_s = j->bytes_per_s};
     if (!look_ahead(j, &w.records) || !w.records)
         return false;

@@ -452,6 +452,30 @@ START_TEST(the_store_keeps_two_files_and_what_was_begun_with) {
     ck_ok(pd_store_begun_get(st, &back));
     ck_assert(back.state == b.state && back.voices == 3 && back.records == 77 &&
               !memcmp(back.digest, b.digest, 32));
+
+    memcpy(b.digest, digest[0],
+           32); /* right: it is served; wrong: it is gone, and what was built on it */
+    ck_ok(pd_store_file_put(st, digest[0], bytes[0], 100));
+    ck_ok(pd_store_begun_set(st, &b));
+    b.state = PD_AUDIT_EQUAL;
+    ck_ok(pd_store_begun_set(st, &b));
+    ck_ok(pd_store_shared_get(st, 0, is, &p, &n));
+    ck_assert_mem_eq(is, digest[0], 32);
+    free(p);
+    int32_t a[D] = {1}, got[D];
+    uint8_t model[PD_DIGEST_BYTES];
+    pd_author who = author(0);
+    uint32_t count;
+    pd_replay_digest(a, D, model);
+    ck_ok(pd_store_ckpt_put(st, model, a, D, &who, &(uint64_t){1}, 1));
+    memcpy(b.digest, digest[2], 32);
+    b.state = PD_AUDIT_OPEN;
+    ck_ok(pd_store_file_put(st, digest[2], bytes[2], 100));
+    ck_ok(pd_store_begun_set(st, &b));
+    b.state = PD_AUDIT_DIFFERS;
+    ck_ok(pd_store_begun_set(st, &b));
+    ck_assert_int_eq(pd_store_ckpt_get(st, got, D, &who, &(uint64_t){0}, 1, &count), PD_ENOENT);
+    ck_assert_int_eq(pd_store_file_get(st, digest[2], &p, &n), PD_ENOENT);
     pd_store_close(st);
 }
 END_TEST
