@@ -22,7 +22,9 @@ void pd_attest_read(pd_core *c, uint16_t author, const pd_control *rec) {
         return;
     m->ckpt[1] = m->ckpt[0];
     m->ckpt[0] = *is;
-    if (memcmp(c->attest.newest.file, is->file, 32) && is->records >= c->attest.newest.records) {
+    bool can_be = is->records <= c->total; /* else it would be the newest for ever */
+    if (can_be && is->records >= c->attest.newest.records &&
+        memcmp(c->attest.newest.file, is->file, 32)) {
         c->attest.newest = *is;
         c->attest.since_ms = c->now;
     }

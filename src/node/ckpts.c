@@ -11,6 +11,8 @@
 
 enum {
     TURN_MS = 1000,
+    AGAIN_MS = 15000,  /* until one is looked at again whose records are not all here ... */
+    AGAIN_MOST = 8,    /* ... so often in a row */
     FETCH_MS = 600000, /* to get a file that others attest */
     ENOUGH = 5,        /* voices after which one more helps nobody: more than any rule asks for */
     CHEAP = 1 << 20, /* records that reproducing one may cost; some seconds for 3,360 coordinates */
@@ -202,10 +204,17 @@ static void checked(pd_question *q) {
         shout(n, &q->name, q->err ? q->text : q->why);
         return;
     }
-    if (q->verdict == PD_CKPT_UNKNOWN) {
-        pd_info("a checkpoint is not attested: %s", q->why);
+    if (q->verdict == PD_CKPT_UNKNOWN) { /* perhaps the records are on their way */
+        bool again = n->ckpts.again++ < AGAIN_MOST;
+        n->ckpts.n_tried -= again && n->ckpts.n_tried;
+        n->ckpts.next_ms = pd_clock_ms() + (again ? AGAIN_MS : 0);
+        if (!again)
+            n->ckpts.again = 0; /* the next one has as many tries */
+        PD_LOG(again ? PD_LOG_DEBUG : PD_LOG_INFO, "a checkpoint is not attested%s: %s",
+               again ? " yet" : "", q->why);
         return;
     }
+    n->ckpts.again = 0;
     bool needed = true;
     for (uint32_t i = 0; pd_core_ckpt(n->core, i, &s); i++)
         if (pd_ckpt_same(&s.name, &q->name))

@@ -26,9 +26,9 @@ typedef struct pd_ckpts {
     uint64_t n_got, until_ms, next_ms;
     bool fetching, due, asked; /* asked: the trainer is at work */
     uint8_t tried[PD_CKPTS_TRIED][32];
-    uint32_t n_tried;
-    uint32_t wrong;        /* checkpoints of others that the records do not give */
-    char why[PD_CKPT_WHY]; /* of the last of them */
+    uint32_t n_tried, again; /* again: times in a row that not all of its records were here */
+    uint32_t wrong;          /* checkpoints of others that the records do not give */
+    char why[PD_CKPT_WHY];   /* of the last of them */
 } pd_ckpts;
 
 struct pd_node;
