@@ -567,9 +567,8 @@ typedef struct newcomer {
     void *arena;
 } newcomer;
 
-static newcomer come(int who) {
+static newcomer open_as(int who, pd_core_conf conf) {
     newcomer n;
-    pd_core_conf conf = {.hold = true};
     ck_ok(pd_ledger_open(&n.l));
     self = who;
     for (int i = 0; i < KEYS; i++) {
@@ -589,6 +588,10 @@ static newcomer come(int who) {
     n.arena = aligned_alloc(64, size);
     ck_ok(pd_core_open(&conf, &crypto, &log, 1, n.arena, size, &n.core));
     return n;
+}
+
+static newcomer come(int who) {
+    return open_as(who, (pd_core_conf){.hold = true});
 }
 
 static void gone(newcomer *n) {
@@ -719,6 +722,38 @@ START_TEST(a_core_begins_at_proven_marks_only) {
 }
 END_TEST
 
+/* Seconds from its start until this member's turn comes, and from then to the next time. */
+static void turns(int who, uint64_t *first, uint64_t *again) {
+    static pd_action acts[PD_ACTIONS_MAX];
+    pd_event tick = {.kind = PD_EV_TICK};
+    newcomer n = open_as(who, (pd_core_conf){.solo = true, .ckpt_ms = 30000});
+    *first = *again = 0;
+    for (uint64_t s = 1; s < 2000 && !*again; s++) {
+        size_t k = pd_core_step(n.core, 1000 * s, &tick, acts, PD_ACTIONS_MAX);
+        for (size_t i = 0; i < k; i++)
+            if (acts[i].kind == PD_ACT_CKPT_DUE)
+                *(*first ? again : first) = s - *first;
+    }
+    gone(&n);
+}
+
+/* If nobody's turn came there would be no checkpoints; if everybody's came at once, as many as
+ * members. */
+START_TEST(one_member_at_a_time_has_its_turn) {
+    uint64_t first[3], again;
+    unsigned at[3] = {0};
+    memset(control, 0, sizeof control);
+    invite(0, 1), invite(0, 2);
+    for (int i = 0; i < 3; i++) {
+        turns(i, &first[i], &again);
+        ck_assert(again >= 600 && again <= 601); /* nothing came of it: once more, not sooner */
+        for (unsigned rank = 0; rank < 3; rank++)
+            at[rank] += first[i] >= 30 + 60 * rank && first[i] <= 31 + 60 * rank;
+    }
+    ck_assert(at[0] == 1 && at[1] == 1 && at[2] == 1);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, a_file_says_what_its_maker_holds);
@@ -734,6 +769,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, three_voices_are_three_people);
     tcase_add_test(tc, of_fewer_than_three_others_all_must_attest);
     tcase_add_test(tc, a_core_begins_at_proven_marks_only);
+    tcase_add_test(tc, one_member_at_a_time_has_its_turn);
 }
 
 PD_TEST_MAIN("ckpt", 60)
