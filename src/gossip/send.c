@@ -238,9 +238,7 @@ static bool build(pd_core *c, pd_link *l) {
 
 void pd_send_frames(pd_core *c) {
     unsigned first = c->turn;
-    if (c->n_fresh || c->installed) { /* the ledger holds what came in this step only in the next,
-                                       * which is at once
-                                       */
+    if (c->n_fresh || c->installed) { /* not to be read before the next step, which is at once */
         pd_wake_at(c, c->now);
         return;
     }
