@@ -14,7 +14,8 @@ typedef struct ctl {
 /* argv[0] is "peerctl NAME"; the return value is the exit status. */
 typedef int ctl_command(ctl *c, int argc, char **argv);
 ctl_command ctl_status, ctl_members, ctl_log, ctl_journal, ctl_doctor, ctl_invite, ctl_join,
-    ctl_leave, ctl_ban, ctl_rotate, ctl_pause, ctl_resume, ctl_verify, ctl_backup, ctl_export;
+    ctl_leave, ctl_ban, ctl_rotate, ctl_pause, ctl_resume, ctl_verify, ctl_backup, ctl_checkpoint,
+    ctl_export;
 
 /* The line that every command's table of flags begins with. */
 #define CTL_DIR_FLAG(c)                                                                            \

@@ -91,7 +91,8 @@ int ctl_doctor(ctl *c, int argc, char **argv) {
         "  reachable  has a member ever dialled it        memory  free, swapped\n"
         "  peers      refused frames and seals           cores   threads, load\n"
         "  sealing    own records that wait too long     files   descriptors\n"
-        "  loss       the held-out trend                 clock   for the expiry of invites",
+        "  loss       the held-out trend                 clock   for the expiry of invites\n"
+        "  checkpoint what its state rests on, and what others attest wrongly",
         "peerctl -d site-a doctor",
     };
     cJSON *facts[3] = {NULL};

@@ -248,6 +248,33 @@ static void judge_model(const facts *f, ctl_check *c) {
     }
 }
 
+/* The state that this node began with, and those that others offer. */
+static void judge_checkpoint(const facts *f, ctl_check *c) {
+    const cJSON *k = cJSON_GetObjectItemCaseSensitive(f->status, "checkpoint");
+    const char *audit = ctl_or_dash(ctl_text(k, "audit")),
+               *why = ctl_or_dash(ctl_text(k, "wrong_why"));
+    if (strcmp(audit, "differs") == 0) {
+        ctl_say(c, CTL_BAD,
+                "the one that this node began with was wrong, though %.0f members attest it; it "
+                "has gone on "
+                "with what the records give",
+                ctl_number(k, "voices"));
+        ctl_mend(c, "see who attests it, and ban them: peerctl -d %s log --control", f->dir);
+    } else if (ctl_number(k, "wrong") > 0) {
+        ctl_say(c, CTL_BAD, "%.0f that members attest are wrong: %.200s", ctl_number(k, "wrong"),
+                why);
+        ctl_mend(c, "see who attests them, and ban them: peerctl -d %s log --control", f->dir);
+    } else if (ctl_true(k, "waits")) {
+        ctl_say(c, CTL_WARN, "replay waits for %s from before the one that this node began with",
+                ctl_bytes(ctl_number(k, "lacking_bytes")));
+    } else if (strcmp(audit, "open") == 0) {
+        ctl_say(c, CTL_OK, "this node's state rests on %.0f members until its audit is done",
+                ctl_number(k, "voices"));
+    } else {
+        ctl_say(c, CTL_OK, "everything here was replayed by this node itself");
+    }
+}
+
 /* ---- the machine ---- */
 
 static void judge_memory(const facts *f, ctl_check *c) {
@@ -323,11 +350,21 @@ void ctl_judge(const char *dir, const cJSON *status, const cJSON *health, const 
         const char *name;
         void (*judge)(const facts *f, ctl_check *c);
     } all[CTL_CHECKS] = {
-        {"node", judge_node},           {"version", judge_version}, {"links", judge_links},
-        {"reachable", judge_reachable}, {"peers", judge_peers},     {"sealing", judge_sealing},
-        {"loss", judge_loss},           {"ledger", judge_ledger},   {"disk", judge_disk},
-        {"model", judge_model},         {"memory", judge_memory},   {"cores", judge_cores},
-        {"files", judge_files},         {"clock", judge_clock},
+        {"node", judge_node},
+        {"version", judge_version},
+        {"links", judge_links},
+        {"reachable", judge_reachable},
+        {"peers", judge_peers},
+        {"sealing", judge_sealing},
+        {"loss", judge_loss},
+        {"ledger", judge_ledger},
+        {"disk", judge_disk},
+        {"model", judge_model},
+        {"memory", judge_memory},
+        {"cores", judge_cores},
+        {"files", judge_files},
+        {"clock", judge_clock},
+        {"checkpoint", judge_checkpoint},
     };
     const facts f = {dir, status, health, check};
     for (int i = 0; i < CTL_CHECKS; i++) {

@@ -17,7 +17,7 @@ typedef struct ctl_check {
     char mend[256]; /* the line that mends it; "" where there is nothing to mend */
 } ctl_check;
 
-enum { CTL_CHECKS = 14 };
+enum { CTL_CHECKS = 15 };
 
 /* Judge the replies to `status`, `health` and `check` of the node in `dir`, in the order of a
  * person's interest.

@@ -22,6 +22,7 @@ static const struct {
     {"pause", ctl_pause, "stop training, keep relaying"},
     {"resume", ctl_resume, "train again"},
     {"verify", ctl_verify, "replay all records from the base and compare digests"},
+    {"checkpoint", ctl_checkpoint, "make a checkpoint for newcomers now"},
     {"backup", ctl_backup, "copy the ledger while the node runs"},
     {"export", ctl_export, "write the adapter for other programs (PEFT, GGUF)"},
 };
@@ -30,7 +31,7 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 static void print_help(FILE *f) {
     fputs("usage: peerctl [-d DIR] COMMAND ...      (peerctl COMMAND --help says more)\n\n", f);
     for (int i = 0; i < COMMANDS; i++)
-        fprintf(f, "  %-8s %s\n", commands[i].name, commands[i].help);
+        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].help);
     fputs("\n  -d DIR   the node's folder; else $PEERD_DIR, else the current one\n"
           "  --version, --help\n\n"
           "example: peerctl -d site-a status\n",

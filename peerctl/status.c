@@ -120,13 +120,49 @@ static void print_ledger(const cJSON *r) {
         printf("wire      %s bytes a record; %s copies of each came in\n", a_record, of_each);
     }
     if (total > 0)
-        printf("fetching  %s of %s of the basis\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
+        printf("fetching  %s of %s of a file\n", ctl_bytes(ctl_number(r, "fetched_bytes")),
                ctl_bytes(total));
     printf("digest    %s at %s records\n", ctl_or_dash(ctl_text(r, "digest")),
            ctl_count(ctl_number(r, "digest_records")));
     if (ctl_number(r, "bad_frames") + ctl_number(r, "bad_seals") > 0)
         printf("refused   %.0f frames, %.0f seals\n", ctl_number(r, "bad_frames"),
                ctl_number(r, "bad_seals"));
+}
+
+/* What the model rests on, where that is not this node's own replay; and what others claim wrongly.
+ */
+static void print_checkpoint(const cJSON *r) {
+    const cJSON *c = cJSON_GetObjectItemCaseSensitive(r, "checkpoint");
+    const char *audit = ctl_or_dash(ctl_text(c, "audit"));
+    char text[768];
+    bool open = strcmp(audit, "open") == 0;
+    if (open && ctl_true(c, "waits"))
+        snprintf(text, sizeof text,
+                 "begun with; some of it counts no longer: waiting for %s from before it",
+                 ctl_bytes(ctl_number(c, "lacking_bytes")));
+    else if (open && ctl_number(c, "lacking_bytes") > 0)
+        snprintf(text, sizeof text,
+                 "begun with %s records on the word of %.0f members; %s from before it are "
+                 "still to come",
+                 ctl_count(ctl_number(c, "records")), ctl_number(c, "voices"),
+                 ctl_bytes(ctl_number(c, "lacking_bytes")));
+    else if (open)
+        snprintf(text, sizeof text,
+                 "begun with %s records on the word of %.0f members; being replayed, at %.0f",
+                 ctl_count(ctl_number(c, "records")), ctl_number(c, "voices"),
+                 ctl_number(c, "audited_records"));
+    else if (strcmp(audit, "differs") == 0)
+        snprintf(text, sizeof text,
+                 "WRONG: the records of the one that this node began with give another model, "
+                 "which it has gone on with; %.0f members attest it",
+                 ctl_number(c, "voices"));
+    if (open || strcmp(audit, "differs") == 0)
+        ctl_wrap(10, "ckpt", text);
+    if (ctl_number(c, "wrong") > 0) {
+        snprintf(text, sizeof text, "%.0f that members attest are wrong: %.400s",
+                 ctl_number(c, "wrong"), ctl_or_dash(ctl_text(c, "wrong_why")));
+        ctl_wrap(10, "ckpt", text);
+    }
 }
 
 /* Where there is no link, what is known of the member. */
@@ -177,6 +213,7 @@ void ctl_print_status(const cJSON *r) {
     print_run(r);
     print_state(r);
     print_ledger(r);
+    print_checkpoint(r);
     print_peers(r);
 }
 

@@ -8,6 +8,14 @@ static int say(cJSON *r, bool json) {
     const char *digest = ctl_text(r, "digest"), *replayed = ctl_text(r, "digest_replayed");
     if (json)
         ctl_print_json(r);
+    else if (cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(r, "equal")))
+        fprintf(
+            stderr,
+            "peerctl: not verified yet: %.0f records, digest %s, on the word of %.0f members who "
+            "attest the checkpoint that this node began with; %s from before it are still to "
+            "come\n",
+            ctl_number(r, "records"), digest ? digest : "-", ctl_number(r, "voices"),
+            ctl_bytes(ctl_number(r, "lacking_bytes")));
     else if (equal)
         printf("equal: %.0f records replayed from the base give %s (%s)\n",
                ctl_number(r, "records"), digest ? digest : "-", ctl_age(ctl_number(r, "took_ms")));
@@ -30,7 +38,10 @@ int ctl_verify(ctl *c, int argc, char **argv) {
         "peerctl [-d DIR] verify [--json]",
         "Replay every record held from the base and compare the digest with that of the node's\n"
         "coordinates. Nodes that hold the same records have the same digest. Works on a stopped\n"
-        "node too (peerd verify). Exit status 1 where they differ.",
+        "node too (peerd verify). Exit status 1 where they differ, and while a node that began "
+        "with a\n"
+        "checkpoint still lacks records from before it: then it says on whose word its state "
+        "rests.",
         "peerctl -d site-a verify",
     };
     cJSON *r;

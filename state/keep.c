@@ -82,6 +82,111 @@ pd_err pd_store_file_get(pd_store *s, const uint8_t digest[32], uint8_t **p, siz
     return PD_OK;
 }
 
+/* ---- checkpoint files ---- */
+
+/* meta `shared`: the digests of the files served, 32 bytes each, the newest first. */
+enum { SHARED = 2 };
+
+static pd_err read_shared(pd_store *s, uint8_t digests[SHARED][32], unsigned *count) {
+    uint8_t *v;
+    size_t n;
+    *count = 0;
+    pd_err e = pd_store_meta_get(s, "shared", &v, &n);
+    if (e)
+        return e == PD_ENOENT ? PD_OK : e;
+    for (; *count < SHARED && n >= 32 * (*count + 1); ++*count)
+        memcpy(digests[*count], v + 32 * *count, 32);
+    free(v);
+    return PD_OK;
+}
+
+pd_err pd_store_shared_put(pd_store *s, const uint8_t digest[32], const void *p, size_t n) {
+    uint8_t is[SHARED][32], now[SHARED][32];
+    unsigned count, kept = 1;
+    pd_err e = read_shared(s, is, &count);
+    memcpy(now[0], digest, 32);
+    for (unsigned i = 0; i < count && !e; i++) {
+        if (memcmp(is[i], digest, 32) == 0)
+            continue;
+        if (kept < SHARED)
+            memcpy(now[kept++], is[i], 32);
+        else
+            e = store_wrote(
+                s, sql_write(s->db, "DELETE FROM file WHERE digest = ?", "b", is[i], (size_t)32),
+                0);
+    }
+    if (!e)
+        e = pd_store_file_put(s, digest, p, n);
+    return e ? e : pd_store_meta_set(s, "shared", now, (size_t)32 * kept);
+}
+
+pd_err pd_store_shared_get(pd_store *s, unsigned i, uint8_t digest[32], uint8_t **file, size_t *n) {
+    uint8_t is[SHARED][32];
+    unsigned count;
+    pd_err e = read_shared(s, is, &count);
+    if (!e && i >= count)
+        e = pd_fail(PD_ENOENT, "%s holds %u checkpoint files", s->path, count);
+    if (e)
+        return e;
+    memcpy(digest, is[i], 32);
+    return pd_store_file_get(s, digest, file, n);
+}
+
+/* meta `begun`: state 1 | digest 32 | voices 4 | records 8 */
+enum { BEGUN_BYTES = 1 + 32 + 4 + 8 };
+
+pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out) {
+    uint8_t *v;
+    size_t n;
+    pd_err e = pd_store_meta_get(s, "begun", &v, &n);
+    memset(out, 0, sizeof *out);
+    if (e)
+        return e == PD_ENOENT ? PD_OK : e;
+    if (n == BEGUN_BYTES && v[0] <= PD_AUDIT_DIFFERS) {
+        out->state = (pd_audit_state)v[0];
+        memcpy(out->digest, v + 1, 32);
+        out->voices = pd_load32(v + 33);
+        out->records = pd_load64(v + 37);
+    } else {
+        e = pd_fail(PD_EFORMAT, "%s: what it says of the checkpoint that it began with is damaged",
+                    s->path);
+    }
+    free(v);
+    return e;
+}
+
+/* It has proven right: others may have it, and it goes when it is old. */
+static pd_err share(pd_store *s, const uint8_t digest[32]) {
+    uint8_t *file;
+    size_t n;
+    pd_err e = pd_store_file_get(s, digest, &file, &n);
+    if (e)
+        return e == PD_ENOENT ? PD_OK : e;
+    e = pd_store_shared_put(s, digest, file, n);
+    free(file);
+    return e;
+}
+
+pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b) {
+    uint8_t v[BEGUN_BYTES];
+    v[0] = (uint8_t)b->state;
+    memcpy(v + 1, b->digest, 32);
+    pd_store32(v + 33, b->voices);
+    pd_store64(v + 37, b->records);
+    pd_store_begun was;
+    pd_err e = pd_store_begun_get(s, &was);
+    bool wrong = b->state == PD_AUDIT_DIFFERS || b->state == PD_AUDIT_NONE;
+    if (!e && wrong) /* nor what was built on it */
+        e = store_wrote(s, sql_write(s->db, "DELETE FROM ckpt", ""), 0);
+    if (!e && wrong)
+        e = store_wrote(
+            s, sql_write(s->db, "DELETE FROM file WHERE digest = ?", "b", was.digest, (size_t)32),
+            0);
+    if (!e && b->state == PD_AUDIT_EQUAL)
+        e = share(s, was.digest);
+    return e ? e : pd_store_meta_set(s, "begun", v, sizeof v);
+}
+
 /* ---- invites ---- */
 
 pd_err pd_store_invite_add(pd_store *s, const pd_invite *v) {

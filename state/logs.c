@@ -124,6 +124,14 @@ static pd_err extend(pd_store *s, int64_t id, uint8_t stream, pd_chain *c, const
     return e;
 }
 
+static pd_err make_author(pd_store *s, const pd_author *a, int64_t *id, bool known) {
+    if (known)
+        return PD_OK;
+    pd_err e = sql_write(s->db, "INSERT INTO author (key, inc) VALUES (?, ?)", "bi", a->key,
+                         (size_t)32, (int64_t)a->inc);
+    return e ? e : author_id(s, a, id, &known);
+}
+
 pd_err pd_store_append(pd_store *s, const pd_author *author, uint8_t stream, uint64_t from,
                        const uint8_t *bytes, size_t n, const uint8_t seal[64]) {
     assert(stream < PD_STREAMS && author->inc < PD_INCARNATIONS && from < UINT64_MAX / 4);
@@ -146,12 +154,7 @@ pd_err pd_store_append(pd_store *s, const pd_author *author, uint8_t stream, uin
     e = compare(s, id, stream, held, from, end < held ? end : held, bytes);
     if (e || end <= held)
         return e;
-    if (!known) {
-        e = sql_write(s->db, "INSERT INTO author (key, inc) VALUES (?, ?)", "bi", author->key,
-                      (size_t)32, (int64_t)author->inc);
-        if (!e)
-            e = author_id(s, author, &id, &known);
-    }
+    e = make_author(s, author, &id, known);
     if (!e)
         e = extend(s, id, stream, &c, bytes + (held - from), (size_t)(end - held), seal);
     if (e)
@@ -171,13 +174,104 @@ pd_err pd_store_end(pd_store *s, const pd_author *author, uint8_t stream, uint64
     return e;
 }
 
+/* ---- logs that begin at a base ---- */
+
+/* Where a gradient log of the database begins; 0 also where there is none. */
+static pd_err read_base(pd_store *s, int64_t id, uint64_t *base, uint8_t mark[32]) {
+    sql_rows *r;
+    bool row;
+    pd_err e = sql_ask(s->db, &r, "SELECT base, mark FROM log WHERE author = ? AND stream = ?",
+                       "ii", id, (int64_t)PD_STREAM_GRADIENTS);
+    if (e)
+        return e;
+    *base = 0;
+    e = sql_next(r, &row);
+    if (!e && row && (*base = (uint64_t)sql_int(r, 0))) {
+        size_t n;
+        const uint8_t *is = sql_blob(r, 1, &n);
+        if (n == 32)
+            memcpy(mark, is, 32);
+        else
+            e = pd_fail(PD_EFORMAT, "%s: a log's row is damaged (start the node again)", s->path);
+    }
+    sql_done(r);
+    return e;
+}
+
+/* The rows of a log that begins at c, its chain's place there. */
+static pd_err write_based(pd_store *s, int64_t id, pd_chain *c, const uint8_t mark[32],
+                          const uint8_t *bytes, size_t n, const uint8_t seal[64]) {
+    const int64_t stream = PD_STREAM_GRADIENTS, base = (int64_t)c->n;
+    pd_err e =
+        sql_write(s->db, "DELETE FROM chunk WHERE author = ? AND stream = ?", "ii", id, stream);
+    if (!e)
+        e = write_chunks(s, id, PD_STREAM_GRADIENTS, c, bytes, n);
+    if (!e)
+        e = sql_write(s->db,
+                      "INSERT OR REPLACE INTO log (author, stream, n, cj, seal, base, mark)"
+                      " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                      "iiibbib", id, stream, (int64_t)c->n, c->c, (size_t)32, seal, (size_t)64,
+                      base, mark, (size_t)32);
+    return e;
+}
+
+pd_err pd_store_begin_at(pd_store *s, const pd_author *author, uint64_t base,
+                         const uint8_t mark[32], const uint8_t *bytes, size_t n,
+                         const uint8_t seal[64]) {
+    assert(base && base % PD_CHUNK_BYTES == 0 && author->inc < PD_INCARNATIONS);
+    int64_t id = 0;
+    bool known;
+    uint64_t held = 0;
+    pd_chain c = {.n = base};
+    memcpy(c.c, mark, 32);
+    pd_err e = author_id(s, author, &id, &known);
+    if (!e)
+        e = pd_store_end(s, author, PD_STREAM_GRADIENTS, &held);
+    if (!e && held >= base + n)
+        e = pd_fail(PD_EMISMATCH, "%llu bytes of a log are stored already",
+                    (unsigned long long)held);
+    if (e)
+        return e;
+    e = make_author(s, author, &id, known);
+    if (!e)
+        e = write_based(s, id, &c, mark, bytes, n, seal);
+    if (e)
+        sql_rollback(s->db);
+    return store_wrote(s, e, n);
+}
+
+pd_err pd_store_fill(pd_store *s, const pd_author *author, const uint8_t *bytes, size_t n) {
+    int64_t id = 0;
+    bool known;
+    uint64_t base = 0;
+    uint8_t mark[32];
+    pd_chain c;
+    pd_err e = author_id(s, author, &id, &known);
+    if (!e && known)
+        e = read_base(s, id, &base, mark);
+    if (e)
+        return e;
+    pd_chain_init(&c, s->run, author, PD_STREAM_GRADIENTS);
+    pd_chain_add(&c, bytes, n);
+    if (!base || n != base || memcmp(c.c, mark, 32) != 0)
+        return pd_fail(PD_EMISMATCH, "%zu bytes do not lead to a log's base", n);
+    pd_chain_init(&c, s->run, author, PD_STREAM_GRADIENTS);
+    e = write_chunks(s, id, PD_STREAM_GRADIENTS, &c, bytes, n);
+    if (!e)
+        e = sql_write(s->db, "UPDATE log SET base = 0, mark = NULL WHERE author = ? AND stream = ?",
+                      "ii", id, (int64_t)PD_STREAM_GRADIENTS);
+    if (e)
+        sql_rollback(s->db);
+    return store_wrote(s, e, n);
+}
+
 /* ---- load ---- */
 
 typedef struct log_row {
     int64_t id;
     pd_author author;
-    uint8_t stream, cj[32], seal[64];
-    uint64_t n, void_at;
+    uint8_t stream, cj[32], seal[64], mark[32];
+    uint64_t n, void_at, base;
 } log_row;
 
 typedef struct buffer {
@@ -213,7 +307,7 @@ static pd_err list_logs(pd_store *s, buffer *out) {
     sql_rows *r;
     bool row;
     pd_err e = sql_ask(s->db, &r,
-                       "SELECT id, key, inc, stream, n, cj, seal, ifnull(void, -1)"
+                       "SELECT id, key, inc, stream, n, cj, seal, ifnull(void, -1), base, mark"
                        " FROM log JOIN author ON author.id = log.author"
                        " ORDER BY id, stream",
                        "");
@@ -224,9 +318,10 @@ static pd_err list_logs(pd_store *s, buffer *out) {
                        .author.inc = (uint32_t)sql_int(r, 2),
                        .stream = (uint8_t)sql_int(r, 3),
                        .n = (uint64_t)sql_int(r, 4),
-                       .void_at = (uint64_t)sql_int(r, 7)}; /* -1: PD_VOID_NEVER */
+                       .void_at = (uint64_t)sql_int(r, 7), /* -1: PD_VOID_NEVER */
+                       .base = (uint64_t)sql_int(r, 8)};
         if (!take_blob(r, 1, log.author.key, 32) || !take_blob(r, 5, log.cj, 32) ||
-            !take_blob(r, 6, log.seal, 64))
+            !take_blob(r, 6, log.seal, 64) || (log.base && !take_blob(r, 9, log.mark, 32)))
             log.n = UINT64_MAX; /* proves nothing: will be cut */
         if (!grow(out, out->n + sizeof log)) {
             e = pd_fail(PD_ENOMEM, "no memory for the list of logs");
@@ -239,21 +334,24 @@ static pd_err list_logs(pd_store *s, buffer *out) {
     return e;
 }
 
-/* Rows 0, 1, ... as far as they are whole: each but the last of 1024 bytes, each with its sum. */
+/* Rows from the base on as far as they are whole: each but the last of 1024 bytes, each with its
+ * sum. */
 static pd_err read_bytes(pd_store *s, const log_row *log, buffer *out) {
     sql_rows *r;
     bool row;
     out->n = 0;
     pd_err e =
-        sql_ask(s->db, &r, "SELECT j, b, sum FROM chunk WHERE author = ? AND stream = ? ORDER BY j",
-                "ii", log->id, (int64_t)log->stream);
+        sql_ask(s->db, &r,
+                "SELECT j, b, sum FROM chunk WHERE author = ? AND stream = ? AND j >= ? ORDER BY j",
+                "iii", log->id, (int64_t)log->stream, (int64_t)(log->base / PD_CHUNK_BYTES));
     if (e)
         return e;
     while (!(e = sql_next(r, &row)) && row) {
         size_t n;
         const uint8_t *b = sql_blob(r, 1, &n);
         uint64_t j = (uint64_t)sql_int(r, 0);
-        if (j * PD_CHUNK_BYTES != out->n || n > PD_CHUNK_BYTES || sum_of(b, n, j) != sql_int(r, 2))
+        if (j * PD_CHUNK_BYTES != log->base + out->n || n > PD_CHUNK_BYTES ||
+            sum_of(b, n, j) != sql_int(r, 2))
             break;
         if (!grow(out, out->n + n)) {
             e = pd_fail(PD_ENOMEM, "no memory for a log of %zu bytes", out->n);
@@ -268,12 +366,18 @@ static pd_err read_bytes(pd_store *s, const log_row *log, buffer *out) {
 
 /* Is this the log that its author has signed? */
 static bool proves_itself(const pd_store *s, const log_row *log, const buffer *bytes) {
-    if (log->stream >= PD_STREAMS || log->author.inc >= PD_INCARNATIONS || bytes->n != log->n ||
-        log->n == 0)
+    bool based = log->base && log->stream == PD_STREAM_GRADIENTS;
+    if (log->stream >= PD_STREAMS || log->author.inc >= PD_INCARNATIONS || log->n == 0 ||
+        log->base > log->n || bytes->n != log->n - log->base || (log->base && !based) ||
+        log->base % PD_CHUNK_BYTES)
         return false;
     pd_chain c;
     uint8_t message[PD_SEAL_MESSAGE_BYTES];
     pd_chain_init(&c, s->run, &log->author, log->stream);
+    if (based) {
+        memcpy(c.c, log->mark, 32);
+        c.n = log->base;
+    }
     pd_chain_add(&c, bytes->p, bytes->n);
     pd_seal_message(&c, s->run, &log->author, log->stream, message);
     return memcmp(c.c, log->cj, 32) == 0 &&
@@ -315,7 +419,9 @@ pd_err pd_store_load(pd_store *s, const uint8_t own[32], pd_ledger *l, pd_store_
         }
         uint32_t index;
         e = pd_ledger_author(l, &log.author, &index);
-        if (!e)
+        if (!e && log.base)
+            e = pd_ledger_begin_at(l, index, log.base, log.mark, bytes.p, bytes.n, log.seal);
+        else if (!e)
             e = pd_ledger_append(l, index, log.stream, 0, bytes.p, bytes.n, log.seal);
         if (!e)
             pd_ledger_void(l, index, log.void_at);
@@ -369,6 +475,44 @@ static pd_err follow_log(pd_store *s, pd_ledger *l, uint32_t index, const pd_log
     return e;
 }
 
+static pd_err read_piece(pd_ledger *l, uint32_t index, uint64_t from, size_t n, uint8_t **out) {
+    uint8_t *bytes = malloc(n ? n : 1);
+    if (!bytes)
+        return pd_fail(PD_ENOMEM, "no memory to store %zu bytes", n);
+    size_t got = pd_ledger_read(l, index, PD_STREAM_GRADIENTS, from, bytes, n);
+    assert(got == n); /* a ledger never shrinks, and a base only becomes 0 */
+    *out = bytes;
+    return PD_OK;
+}
+
+/* A log begins elsewhere than it does in the database: at a checkpoint's cut, or whole again. */
+static pd_err follow_base(pd_store *s, pd_ledger *l, uint32_t index, const pd_log_info *info,
+                          size_t *took) {
+    followed *f = &s->followed[index];
+    int64_t id = 0;
+    bool known;
+    uint64_t base = 0, n = info->n[PD_STREAM_GRADIENTS];
+    uint8_t mark[32], *bytes = NULL;
+    if ((f->base_kept && f->base == info->base) || n == 0)
+        return PD_OK;
+    pd_err e = author_id(s, &info->author, &id, &known);
+    if (!e && known)
+        e = read_base(s, id, &base, mark);
+    if (!e && base != info->base) {
+        uint64_t from = info->base, to = info->base ? n : base;
+        e = read_piece(l, index, from, (size_t)(to - from), &bytes);
+        if (!e)
+            e = info->base ? pd_store_begin_at(s, &info->author, from, info->mark, bytes,
+                                               (size_t)(to - from), info->seal[0])
+                           : pd_store_fill(s, &info->author, bytes, (size_t)(to - from));
+        free(bytes);
+        *took += (size_t)(to - from);
+    }
+    f->base = info->base;
+    f->base_kept = !e;
+    return e;
+}
+
 /* What the ledger says of its voids before its logs are looked at: the records that a void rests on
  * are then among what this round stores, and a crash never leaves it without them.
  */
@@ -413,6 +557,9 @@ pd_err pd_store_follow(pd_store *s, pd_ledger *l, bool *behind) {
         pd_log_info info;
         if (!pd_ledger_info(l, index, &info))
             continue;
+        pd_err e = follow_base(s, l, index, &info, &took);
+        if (e)
+            return e;
         for (uint8_t stream = 0; stream < PD_STREAMS; stream++) {
             if (info.n[stream] <= s->followed[index].n[stream])
                 continue;
@@ -421,7 +568,7 @@ pd_err pd_store_follow(pd_store *s, pd_ledger *l, bool *behind) {
                 s->follow_at = index;
                 return PD_OK;
             }
-            pd_err e = follow_log(s, l, index, &info, stream, &took);
+            e = follow_log(s, l, index, &info, stream, &took);
             if (e)
                 return e;
             s->followed[index].n[stream] = info.n[stream];

@@ -14,7 +14,8 @@ CREATE TABLE author (
     UNIQUE (key, inc)
 ) STRICT;
 
--- n sealed bytes, C_j of j = n div 1024, the seal of n; base: first byte held (0, or a checkpoint's cut)
+-- n sealed bytes, C_j of j = n div 1024, the seal of n; base: first byte held (0, or a checkpoint's cut, where a
+-- chunk begins), mark: C_j there, NULL where base is 0.  Format 1 had no mark and no base above 0.
 CREATE TABLE log (
     author INTEGER NOT NULL REFERENCES author,
     stream INTEGER NOT NULL CHECK (stream IN (0, 1)),
@@ -22,6 +23,7 @@ CREATE TABLE log (
     cj BLOB NOT NULL CHECK (length(cj) = 32),
     seal BLOB NOT NULL CHECK (length(seal) = 64),
     base INTEGER NOT NULL DEFAULT 0,
+    mark BLOB CHECK (mark IS NULL OR length(mark) = 32),
     PRIMARY KEY (author, stream)
 ) STRICT, WITHOUT ROWID;
 
@@ -63,5 +65,5 @@ CREATE TABLE ckpt (
     records INTEGER NOT NULL
 ) STRICT;
 
--- files named by their BLAKE2b-256: the basis
+-- files named by their BLAKE2b-256: the basis, checkpoints that are served
 CREATE TABLE file (digest BLOB PRIMARY KEY CHECK (length(digest) = 32), bytes BLOB NOT NULL) STRICT;

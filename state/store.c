@@ -17,7 +17,7 @@
 #define BALLAST_BYTES (8 << 20)
 enum {
     APPLICATION = 0x70656572, /* "peer" */
-    SCHEMA_VERSION = 1,
+    SCHEMA_VERSION = 2,
     WAL_PAGES_MAX = 1024, /* 4 MiB */
     UPKEEP_MS = 60000,
 };
@@ -105,8 +105,8 @@ static pd_err make_schema(pd_store *s, const uint8_t run[32]) {
 
 /* What the write-ahead log holds may have been read from memory alone: the process before may have
  * ended on a flush that failed, and no later flush of the log would save it (Linux forgets that the
- * pages are not on the disk).  Written into the database it is safe, before anything is built on it.
- * A disk too full for that must not keep a node from starting.
+ * pages are not on the disk).  Written into the database it is safe, before anything is built on
+ * it. A disk too full for that must not keep a node from starting.
  */
 static pd_err save_log(pd_store *s) {
     pd_err e = sql_checkpoint(s->db);
@@ -165,6 +165,20 @@ static pd_err check_run(pd_store *s, const uint8_t run[32]) {
     return e;
 }
 
+/* What an older peerd wrote, as this one would have; all of it or nothing. */
+static pd_err bring_up(pd_store *s) {
+    pd_err e = sql_begin(s->db);
+    if (!e)
+        e = sql_exec(s->db, "ALTER TABLE log ADD COLUMN mark BLOB"
+                            " CHECK (mark IS NULL OR length(mark) = 32);"
+                            "PRAGMA user_version = 2;");
+    if (!e)
+        e = sql_commit(s->db);
+    if (e)
+        sql_rollback(s->db);
+    return e;
+}
+
 static pd_err check_version(pd_store *s, bool create, const uint8_t run[32]) {
     int64_t application = 0, version = 0, tables = 0;
     pd_err e = sql_number(s->db, &application, NULL, "PRAGMA application_id", "");
@@ -182,7 +196,8 @@ static pd_err check_version(pd_store *s, bool create, const uint8_t run[32]) {
         return pd_fail(PD_EUNSUPPORTED,
                        "%s was written by a newer peerd (format %lld, this one knows %d)", s->path,
                        (long long)version, SCHEMA_VERSION);
-    return check_whole(s);
+    e = check_whole(s);
+    return e || version == SCHEMA_VERSION ? e : bring_up(s);
 }
 
 /* ---- instance ----

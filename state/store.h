@@ -7,6 +7,8 @@
 
 typedef struct followed { /* what of a ledger's log is in the database already */
     uint64_t n[PD_STREAMS];
+    bool base_kept; /* `base` is what the database says */
+    uint64_t base;
     bool void_kept;              /* `void_at` is what the database says */
     uint64_t void_at, void_seen; /* seen: in the ledger, when this round began */
 } followed;

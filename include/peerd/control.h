@@ -34,6 +34,10 @@
  *                                        estimate with the frame overhead; null before the first)
  *                 copies (how often a byte of others came in since the start, 1 + duplicates over
  *                         fresh ones; null before the first)
+ *                 checkpoint {audit "none"|"open"|"equal"|"differs" (the one that this node began with,
+ *                    replayed from the base model), voices (members it rests on), records,
+ *                    lacking_bytes (of logs, from before it), audited_records, waits (replay needs
+ *                    them first), wrong (checkpoints of others that the records do not give), wrong_why}
  *                 digest, digest_records (which of `records` it has replayed)
  *                 listen: address or null;  fetched_bytes, fetch_total_bytes (null: no fetch)
  *                 bad_frames, bad_seals, duplicates (segments), duplicate_bytes
@@ -54,7 +58,7 @@
  *              -> records [{author, incarnation, step, byte, value}], sealed ones; value is the
  *                 projected gradient that the byte stands for.  With control the author's control
  *                 records come first: {author, incarnation, at (byte of its control log), control
- *                 "member"|"address"|"leave"|"evidence"|"ban"|"rotate"|"beacon"|"other", text}; limit does not count them
+ *                 "member"|"address"|"leave"|"evidence"|"ban"|"rotate"|"beacon"|"checkpoint"|"other", text}; limit does not count them
  *                 more: call again with after_author and after_step of this reply
  *   health     -> what `peerctl doctor` judges, as it stands
  *                 called_ago_ms, called_from (when a member last dialled this node, and from where;
@@ -83,7 +87,10 @@
  *   rotate           -> key (the next one), old; the node writes it down and ends, and is that key's
  *                       from its next start on
  *   pause, resume    -> paused; a paused node relays and does not probe
- *   verify           -> equal, records, digest, digest_replayed, took_ms
+ *   verify           -> equal, records, digest, digest_replayed, took_ms; or, while records from before
+ *                       the checkpoint that the node began with are not here: equal null, records,
+ *                       digest, voices, lacking_bytes
+ *   checkpoint       -> file (BLAKE2b-256), digest, records, bytes: made, attested and served
  *   export {format "peft"|"gguf", out (absolute path)}
  *                    -> files [text], bytes, records, digest
  *   journal {after}  -> lines [text], next: call again with `after` = next; 0: all that is kept

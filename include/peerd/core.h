@@ -20,6 +20,7 @@
 
 #include "peerd/addr.h"
 #include "peerd/chain.h"
+#include "peerd/ckpt.h"
 
 enum {
     PD_MEMBERS_TOP = 16384, /* the most that conf.members_max may be */
@@ -38,6 +39,7 @@ enum {
     PD_BAN_QUORUM = 3,    /* members whose bans together count like the founder's or the inviter's */
     PD_INVITES_ALL = 64,  /* members that one key may admit; the founder's are not limited */
     PD_INVITE_DEPTH = 4,  /* invitations between the founder and anybody */
+    PD_VOICES = 3,        /* attestations that a checkpoint needs (pd_core_ckpt) */
     /* A frame holds at most 16384 / 69 sealed segments; the rest is bounded by the sessions or
      * spread over steps. */
     PD_ACTIONS_MAX = 512,
@@ -60,7 +62,8 @@ typedef struct pd_core_crypto {
  * bytes copied from `offset` and sets *total, 0 where there is no such file; may be NULL.  `room` gives
  * stage 0..PD_STAGES - 1 memory of `bytes` that begins with what it held there before (realloc), or NULL
  * if that is too much; 0 bytes: it is not needed any more.  Without it (NULL) a gap in one log that is
- * longer than conf.stage_bytes cannot be caught up.
+ * longer than conf.stage_bytes cannot be caught up.  `base` says where a gradient log begins that is not held
+ * from its first byte on, and C_j there; 0: it is whole.  NULL: all are.
  */
 typedef struct pd_core_log {
     void *ctx;
@@ -69,6 +72,7 @@ typedef struct pd_core_log {
     size_t (*file)(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
                    uint64_t *total);
     uint8_t *(*room)(void *ctx, unsigned stage, size_t bytes);
+    uint64_t (*base)(void *ctx, const pd_author *a, uint8_t mark[32]);
 } pd_core_log;
 
 typedef struct pd_known_addr {
@@ -96,6 +100,8 @@ typedef struct pd_core_conf {
     bool thin;                 /* a line of less than 128 kbit/s: fewer frames while it is busy */
     bool observer;             /* makes no records, and hears of others' by asking, not as a link in
                                 * anybody's tree: for a line too thin for the run's rate */
+    bool hold;                 /* ask for no gradients: a newcomer who has not chosen yet how to catch up */
+    uint64_t ckpt_ms;          /* a checkpoint so long after the last one, by one of those here; 0: never */
     bool solo;                 /* speak without listening first */
     bool restored;             /* the store was copied or restored: listen for 5 minutes */
 } pd_core_conf;
@@ -123,7 +129,9 @@ typedef enum pd_event_kind {
                          *                                      on do not count (pd_core_may_ban first) */
     PD_EV_ROTATE,       /* write a ROTATE                       key = the next one, p = its signature of
                          *                                      pd_rotate_message, n = 64              */
-    PD_EV_FETCH,        /* get a file in pieces                 digest, at = offset, n = total bytes */
+    PD_EV_FETCH,        /* get a file in pieces                 digest, at = offset, n = total bytes; n = at: no more */
+    PD_EV_ATTEST,       /* this node has reproduced a checkpoint: write so   ckpt                    */
+    PD_EV_INSTALL,      /* go on from this checkpoint           p, n = its file; PD_ACT_INSTALLED answers */
     PD_EV_STOP,         /* seal, store, tell, close; with `leave`, for good                         */
 } pd_event_kind;
 
@@ -140,6 +148,7 @@ typedef struct pd_event {
     size_t n;
     const pd_addr *addrs;
     uint8_t digest[16];
+    const pd_ckpt_name *ckpt;
 } pd_event;
 
 /* ---- actions ---- */
@@ -163,6 +172,11 @@ typedef enum pd_action_kind {
     PD_ACT_INVITE_USED, /* invite, key: its MEMBER record for that key is durable                   */
     PD_ACT_FILE,   /* digest, at = offset, p, n: a piece of a fetched file, in order; the driver
                     *   checks the digest of the whole and fetches again from 0 if it is wrong      */
+    PD_ACT_INSTALLED, /* at = pd_err, text: PD_OK: the logs of the event's file that hold less begin at its marks
+                    *   (pd_ledger_begin_at, now); else nothing has changed.  invite = voices that it rests on */
+    PD_ACT_PREFIX, /* author, at, p, n: bytes before its gradients' base, in order (pd_ledger_prefix_add); n = 0:
+                    *   they are all there, own: they lead to its mark, and the log is whole (pd_ledger_prefix_end) */
+    PD_ACT_CKPT_DUE, /* it is this node's turn to make a checkpoint                                    */
     PD_ACT_NOTE,   /* level (pd_log_level), text: a state change worth a log line                    */
     PD_ACT_STOPPED, /* after PD_EV_STOP: everything said, sessions closed                           */
     PD_ACT_FATAL,  /* at = exit status, text: the process must end (75: another live copy of us)    */
@@ -213,6 +227,27 @@ uint64_t pd_core_wake(const pd_core *c);
  * listening, stopping, or when 4096 records wait for a store that fails.
  */
 bool pd_core_may_speak(const pd_core *c, pd_author *author, uint64_t *step);
+
+/* ---- checkpoints ---- */
+
+/* A checkpoint that members attest.  A voice is an attester that can be told from the others: of all
+ * who were invited by the same member one counts, since one person can invite any number of keys; but
+ * each of the founder's own, whom the run rests on anyway.  Banned and rotated keys have none, nor has
+ * this node.  `enough`: PD_VOICES of them, or, where fewer others than that are in the run, all of these.
+ */
+typedef struct pd_core_ckpt_status {
+    pd_ckpt_name name;
+    uint32_t attesters, voices;
+    bool enough, own; /* own: this node attests it */
+} pd_core_ckpt_status;
+
+enum { PD_CKPTS_MAX = 64 }; /* looked at; the rest of what members claim is passed over */
+/* The i-th best: enough voices, then more records, first.  False past the last. */
+bool pd_core_ckpt(const pd_core *c, uint32_t i, pd_core_ckpt_status *out);
+/* What a newcomer knows of the way ahead.  False: too little, as no member has told all it holds yet, or
+ * a control log is still missing.  *records: gradients that linked members hold and this node does not.
+ */
+bool pd_core_ahead(const pd_core *c, uint64_t *records);
 
 /* Local invariants.  false and a reason if one is broken: that is our bug. */
 bool pd_core_check(const pd_core *c, char *why, size_t room);

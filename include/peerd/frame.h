@@ -19,6 +19,9 @@
  *   09 SUMMARY  memb_hash 8 | vv_hash 8 | total v | n v                   in equal states these are equal
  *   0a VV       flags 1 | count v | (log v, head v) ...                   all I hold, in as many items as it takes
  *               flags: 1 answer with yours, 2 say your ALIASes again first, 4 more of it follows
+ *   0b PREFIXQ  log v | from v | limit v                                  so many bytes of it from there, unsealed
+ *   0c PREFIXA  log v | from v | count v | bytes                          these; count 0: I do not hold them
+ *   0d BASE     log v | base v                                            of this log I hold the bytes from there on
  *   0e PING     nonce 4 | load 1           0f PONG  the same
  *   12 BYE      reason 1 | count v | (alias v) ...                        count <= 3: others, who may have a place free
  *   13 JOIN     key 32 | sig 64 | addr 1, 7 or 19 | size v | name         a guest's only word
@@ -53,22 +56,27 @@
  *   6 ROTATE   key 32 | sig 64 | step v                    this key is mine from now on: as good a member as I was;
  *                                                          my own records end here, gradients at step
  *   7 BEACON   nothing                                     still here, though there was nothing to say
+ *   8 CKPT     file 32 | model 16 | size v | records v     this checkpoint (ckpt.h), of this BLAKE2b-256, is right:
+ *                                                          I have reproduced it from the records themselves
  *   others are passed over
  *
  * One number has one encoding and an item no slack, so re-encoding a frame gives the same bytes; a
- * reader refuses everything else.  Kinds 0b-0d checkpoints are
- * kept free for their items; a kind not listed is refused, what changes it is the protocol version.
+ * reader refuses everything else.  A kind not listed is refused; what changes it is the protocol version.
+ *
+ * PREFIXQ asks below a log's base, where nobody has to be believed: the bytes must lead to the C_j
+ * there, and its author's seal has proven that.
  */
 #ifndef PEERD_FRAME_H
 #define PEERD_FRAME_H
 
 #include "peerd/addr.h"
 #include "peerd/bytes.h"
+#include "peerd/ckpt.h"
 #include "peerd/core.h"
 #include "peerd/evidence.h"
 
 enum {
-    PD_PROTO = 2,
+    PD_PROTO = 3,
     PD_FRAME_VERSION = 1,
     PD_PIECE_MAX = 8192,   /* bytes in one SEG, CTL, WELCOME or FILEA */
     PD_ALIASES_MAX = PD_MEMBERS_TOP * 5 / 4 + 64, /* authors a node can number: one a member, and
@@ -91,6 +99,9 @@ typedef enum pd_item_kind {
     PD_ITEM_CTL = 0x08,
     PD_ITEM_SUMMARY = 0x09,
     PD_ITEM_VV = 0x0a,
+    PD_ITEM_PREFIXQ = 0x0b,
+    PD_ITEM_PREFIXA = 0x0c,
+    PD_ITEM_BASE = 0x0d,
     PD_ITEM_PING = 0x0e,
     PD_ITEM_PONG = 0x0f,
     PD_ITEM_BYE = 0x12,
@@ -162,7 +173,7 @@ typedef struct pd_item {
         struct {
             uint32_t log;
             uint64_t from, limit;
-        } pull; /* PULL and GRAFT */
+        } pull; /* PULL and GRAFT; PREFIXQ; BASE, whose base is `from` */
         uint32_t prune; /* log */
         struct {
             uint32_t log;
@@ -194,7 +205,8 @@ typedef struct pd_item {
             uint64_t offset, total, limit;
             const uint8_t *bytes;
             uint32_t count;
-        } part; /* WELCOME, FILEQ, FILEA */
+            uint32_t log; /* PREFIXA; ours or the peer's, as its reader needs it */
+        } part; /* WELCOME, FILEQ, FILEA, PREFIXA */
     } u;
 } pd_item;
 
@@ -227,6 +239,7 @@ typedef enum pd_record_kind {
     PD_RECORD_BAN = 5,
     PD_RECORD_ROTATE = 6,
     PD_RECORD_BEACON = 7,
+    PD_RECORD_CKPT = 8,
 } pd_record_kind;
 
 typedef struct pd_control {
@@ -243,6 +256,7 @@ typedef struct pd_control {
     uint8_t sig[64];        /* ROTATE, whose key is `subject` */
     const uint8_t *proof;   /* EVIDENCE, in the bytes it was read from */
     size_t proof_size;
+    pd_ckpt_name ckpt;
 } pd_control;
 
 /* Write one record; false if it does not fit. */

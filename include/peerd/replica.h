@@ -38,10 +38,15 @@ typedef struct pd_replica {
 PD_CHECKED pd_err pd_replica_open(const pd_manifest *m, pd_replica *out);
 void pd_replica_close(pd_replica *r);
 
+/* Back to the base model: no records, no pending bytes. */
+void pd_replica_reset(pd_replica *r);
+
 /* Fold what the ledger holds and the replica has not, and take back what does not count any more,
  * at most `most` records; returns how many.  Own records that were pending only change their place.
  * Errors: PD_EFULL (more authors than PD_AUTHORS_MAX), PD_EMISMATCH (the ledger's own log is not
- * what was pending: the caller has to speak as another incarnation).
+ * what was pending: the caller has to speak as another incarnation), PD_ENOENT (what is to be
+ * folded or taken back lies before a log's base: when the ledger is whole, pd_replica_reset and
+ * follow again).
  */
 PD_CHECKED pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, uint64_t *folded);
 

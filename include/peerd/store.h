@@ -104,7 +104,17 @@ PD_CHECKED pd_err pd_store_append(pd_store *s, const pd_author *author, uint8_t 
 /* Bytes of a log in the database, those of the open transaction among them. */
 PD_CHECKED pd_err pd_store_end(pd_store *s, const pd_author *author, uint8_t stream, uint64_t *n);
 
-/* Append all that the ledger holds and the store does not, and keep each author's void step; for the
+/* Go on with a gradient log from byte `base` = 1024 j on, as pd_ledger_begin_at: what the database has
+ * of it must be less, and goes.  fill: the bytes [0, base) that lead to its mark; the log is whole then.
+ *
+ * Errors: PD_EMISMATCH (as much is held already; or the bytes do not lead there), and those of every write.
+ */
+PD_CHECKED pd_err pd_store_begin_at(pd_store *s, const pd_author *author, uint64_t base,
+                                    const uint8_t mark[32], const uint8_t *bytes, size_t n,
+                                    const uint8_t seal[64]);
+PD_CHECKED pd_err pd_store_fill(pd_store *s, const pd_author *author, const uint8_t *bytes, size_t n);
+
+/* Append all that the ledger holds and the store does not, a log's base and what has come before it among them, and keep each author's void step; for the
  * logs of others, whose loss costs only a pull.  After an error the next call begins where the last commit ended.  *behind: is there
  * more than this call took (about 1 MiB)?
  */
@@ -123,6 +133,30 @@ PD_CHECKED pd_err pd_store_meta_get(pd_store *s, const char *name, uint8_t **v, 
  */
 PD_CHECKED pd_err pd_store_file_put(pd_store *s, const uint8_t digest[32], const void *p, size_t n);
 PD_CHECKED pd_err pd_store_file_get(pd_store *s, const uint8_t digest[32], uint8_t **p, size_t *n);
+
+/* Checkpoint files that are served to newcomers: put keeps this one and the one before it.  gives *file
+ * of get (free it), the newest for i = 0; PD_ENOENT.
+ */
+PD_CHECKED pd_err pd_store_shared_put(pd_store *s, const uint8_t digest[32], const void *p, size_t n);
+PD_CHECKED pd_err pd_store_shared_get(pd_store *s, unsigned i, uint8_t digest[32], uint8_t **file, size_t *n);
+
+/* The checkpoint that this node began with, until its audit is done. */
+typedef enum pd_audit_state {
+    PD_AUDIT_NONE,    /* it has replayed everything itself */
+    PD_AUDIT_OPEN,    /* what lies before the bases is still to come, or to be replayed */
+    PD_AUDIT_EQUAL,   /* replayed from the base model: the same */
+    PD_AUDIT_DIFFERS, /* not the same: those who attested it said what is not so */
+} pd_audit_state;
+typedef struct pd_store_begun {
+    pd_audit_state state;
+    uint8_t digest[32]; /* of its file, kept by pd_store_file_put until it is right */
+    uint32_t voices;    /* attestations that it was taken on */
+    uint64_t records;
+} pd_store_begun;
+PD_CHECKED pd_err pd_store_begun_set(pd_store *s, const pd_store_begun *b);
+/* set: one that is right (PD_AUDIT_EQUAL) is served from now on; of one that is not (PD_AUDIT_DIFFERS)
+ * or is forgotten (PD_AUDIT_NONE) file and what pd_store_ckpt_put keeps are deleted with it.  get: PD_AUDIT_NONE where there was none. */
+PD_CHECKED pd_err pd_store_begun_get(pd_store *s, pd_store_begun *out);
 
 /* Invites.  A used-up one stays, with 0 uses, until it expires or is deleted. */
 typedef struct pd_invite {

@@ -61,7 +61,9 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
     pd_chain chain;
     if (!c->store.seal(c->store.ctx, &a->id, stream, &n, seal) || n == 0)
         return PD_OK;
-    pd_chain_init(&chain, c->conf.run, &a->id, stream);
+    if (stream == PD_STREAM_GRADIENTS && c->store.base)
+        log->base = c->store.base(c->store.ctx, &a->id, msg); /* the mark is read once more below */
+    pd_prefix_chain(c, (uint32_t)author * PD_STREAMS + stream, &chain);
     while (chain.n < n) {
         size_t want = n - chain.n < PD_PIECE_MAX ? (size_t)(n - chain.n) : PD_PIECE_MAX;
         size_t got = c->store.read(c->store.ctx, &a->id, stream, chain.n, c->piece, want);
@@ -157,7 +159,8 @@ static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
     c->calm_ms = c->wake = c->now;
     c->repair_ms = PD_NEVER;
     c->nonce = crypto->random(crypto->ctx);
-    c->fetch.link = PD_NONE;
+    c->fetch.link = c->prefix.f.link = PD_NONE;
+    c->attest.since_ms = c->now;
     if (c->conf.stage_bytes == 0)
         c->conf.stage_bytes = PD_STAGE_BYTES;
     c->own.pending[PD_STREAM_GRADIENTS].bytes = c->own.gradients;
@@ -270,6 +273,12 @@ static void take(pd_core *c, const pd_event *e) {
     case PD_EV_FETCH:
         pd_fetch_start(c, e);
         break;
+    case PD_EV_ATTEST:
+        pd_attest_write(c, e);
+        break;
+    case PD_EV_INSTALL:
+        pd_attest_install(c, e);
+        break;
     case PD_EV_STOP:
         pd_own_stop(c, e->leave);
         break;
@@ -284,6 +293,7 @@ static void settle(pd_core *c) {
     }
     uint32_t n = c->n_fresh;
     c->n_fresh = 0;
+    pd_attest_settle(c);
     for (uint32_t i = 0; i < n; i++) {
         pd_log *log = pd_log_at_index(c, c->fresh[i]);
         log->held = log->chain.n;
@@ -337,8 +347,10 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     pd_tree_tick(c);
     pd_heads_tick(c);
     pd_fetch_tick(c);
+    pd_prefix_tick(c);
+    pd_attest_tick(c);
     pd_send_frames(c);
-    if (c->n_fresh || c->wake < now_ms)
+    if (c->n_fresh || c->installed || c->wake < now_ms)
         c->wake = now_ms;
     return c->n_out;
 }

@@ -23,9 +23,9 @@ static const uint8_t none[32];
 static bool chain_to(pd_core *c, uint32_t index, uint64_t n, pd_chain *chain) {
     const pd_author *id = &c->author[index / PD_STREAMS].id;
     uint8_t stream = (uint8_t)(index % PD_STREAMS);
-    if (n > pd_log_at_index(c, index)->held)
+    if (n > pd_log_at_index(c, index)->held || n < pd_log_at_index(c, index)->base)
         return false;
-    pd_chain_init(chain, c->conf.run, id, stream);
+    pd_prefix_chain(c, index, chain);
     while (chain->n < n) {
         size_t want = n - chain->n < PD_PIECE_MAX ? (size_t)(n - chain->n) : PD_PIECE_MAX;
         size_t got = c->store.read(c->store.ctx, id, stream, chain->n, c->piece, want);

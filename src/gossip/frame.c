@@ -66,6 +66,13 @@ static void put_part(pd_writer *w, const pd_item *it) {
     pd_put_bytes(w, it->u.part.bytes, it->u.part.count);
 }
 
+static void put_prefix(pd_writer *w, const pd_item *it) {
+    pd_put_varint(w, it->u.part.log);
+    pd_put_varint(w, it->u.part.offset);
+    pd_put_varint(w, it->u.part.count);
+    pd_put_bytes(w, it->u.part.bytes, it->u.part.count);
+}
+
 static void put_fork(pd_writer *w, const pd_item *it) {
     bool branch = it->kind == PD_ITEM_BRANCHQ || it->kind == PD_ITEM_BRANCHA;
     pd_put_varint(w, it->u.fork.log);
@@ -109,9 +116,17 @@ static void put_item(pd_writer *w, const pd_item *it) {
         break;
     case PD_ITEM_PULL:
     case PD_ITEM_GRAFT:
+    case PD_ITEM_PREFIXQ:
         pd_put_varint(w, it->u.pull.log);
         pd_put_varint(w, it->u.pull.from);
         pd_put_varint(w, it->u.pull.limit);
+        break;
+    case PD_ITEM_BASE:
+        pd_put_varint(w, it->u.pull.log);
+        pd_put_varint(w, it->u.pull.from);
+        break;
+    case PD_ITEM_PREFIXA:
+        put_prefix(w, it);
         break;
     case PD_ITEM_SUMMARY:
         pd_put_u64(w, it->u.summary.memb_hash);
@@ -270,6 +285,13 @@ static void get_part(pd_reader *r, pd_item *it) {
         r->ok = false;
 }
 
+static void get_prefix(pd_reader *r, pd_item *it) {
+    it->u.part.log = get_small(r, PD_LOGS_MAX - 1);
+    it->u.part.offset = pd_get_varint_max(r, PD_LOG_BYTES_MAX);
+    it->u.part.count = get_small(r, PD_PIECE_MAX);
+    it->u.part.bytes = pd_get_bytes(r, it->u.part.count);
+}
+
 static void get_fork(pd_reader *r, pd_item *it) {
     bool branch = it->kind == PD_ITEM_BRANCHQ || it->kind == PD_ITEM_BRANCHA;
     it->u.fork.log = get_small(r, PD_LOGS_MAX - 1);
@@ -340,9 +362,17 @@ bool pd_frame_next(pd_reader *r, pd_item *it) {
         break;
     case PD_ITEM_PULL:
     case PD_ITEM_GRAFT:
+    case PD_ITEM_PREFIXQ:
         it->u.pull.log = get_small(r, PD_LOGS_MAX - 1);
         it->u.pull.from = pd_get_varint_max(r, PD_LOG_BYTES_MAX);
         it->u.pull.limit = pd_get_varint(r);
+        break;
+    case PD_ITEM_BASE:
+        it->u.pull.log = get_small(r, PD_LOGS_MAX - 1);
+        it->u.pull.from = pd_get_varint_max(r, PD_LOG_BYTES_MAX);
+        break;
+    case PD_ITEM_PREFIXA:
+        get_prefix(r, it);
         break;
     case PD_ITEM_SUMMARY:
         it->u.summary.memb_hash = pd_get_u64(r);

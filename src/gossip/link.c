@@ -68,6 +68,7 @@ void pd_link_down(pd_core *c, pd_link *l) {
     pd_member *m = l->member == PD_NONE ? NULL : &c->member[l->member];
     pd_tree_lost(c, l);
     pd_fetch_lost(c, l);
+    pd_prefix_lost(c, l);
     for (unsigned i = 0; i < PD_STAGES; i++)
         if (c->stage[i].link == pd_link_index(c, l))
             c->stage[i].link = PD_NONE; /* the slot may be another peer's soon */

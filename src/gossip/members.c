@@ -164,6 +164,9 @@ static void apply(pd_core *c, uint16_t author, const pd_control *rec) {
             m->left = true;
         pd_view_changed(c);
         break;
+    case PD_RECORD_CKPT:
+        pd_attest_read(c, author, rec);
+        break;
     default: /* a newer version's record */
         break;
     }

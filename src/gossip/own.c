@@ -293,7 +293,7 @@ static answer compare(pd_core *c, pd_link *l) {
             const pd_stage *st = pd_stage_find(c, log);
             bool claimed = l->log[log].peer > pd_log_at_index(c, log)->chain.n;
             claims |= claimed;
-            bad |= claimed && (l->log[log].flags & PD_BAD);
+            bad |= claimed && ((l->log[log].flags & PD_BAD) || (l->log[log].more & PD_BASED));
             progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
         }
     if (!claims || bad)

@@ -59,6 +59,12 @@ bool pd_control_put(pd_writer *w, const pd_control *rec) {
         pd_put_bytes(&b, rec->sig, 64);
         pd_put_varint(&b, rec->step);
         break;
+    case PD_RECORD_CKPT:
+        pd_put_bytes(&b, rec->ckpt.file, 32);
+        pd_put_bytes(&b, rec->ckpt.model, PD_DIGEST_BYTES);
+        pd_put_varint(&b, rec->ckpt.size);
+        pd_put_varint(&b, rec->ckpt.records);
+        break;
     }
     size_t n = (size_t)(b.p - body);
     pd_put_u8(w, rec->kind);
@@ -109,6 +115,12 @@ static bool get_body(pd_reader *r, pd_control *out) {
         out->step = pd_get_varint(r);
         break;
     case PD_RECORD_BEACON:
+        break;
+    case PD_RECORD_CKPT:
+        get_copy(r, out->ckpt.file, 32);
+        get_copy(r, out->ckpt.model, PD_DIGEST_BYTES);
+        out->ckpt.size = pd_get_varint(r);
+        out->ckpt.records = pd_get_varint(r);
         break;
     default:
         return true;

@@ -74,6 +74,15 @@ static bool take_item(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     case PD_ITEM_BRANCHA:
         take_fork(c, l, it);
         return true;
+    case PD_ITEM_PREFIXQ:
+        pd_prefix_asked(c, l, it);
+        return true;
+    case PD_ITEM_PREFIXA:
+        pd_prefix_piece(c, l, it);
+        return true;
+    case PD_ITEM_BASE:
+        pd_prefix_based(c, l, it);
+        return true;
     case PD_ITEM_FILEQ:
         pd_fetch_asked(c, l, it);
         return true;
@@ -125,12 +134,13 @@ static void other_version(pd_core *c, pd_link *l, unsigned version) {
     pd_link_close(c, l, "it speaks another frame version");
 }
 
-/* Is this the item that may stand here: HELLO first of a member, JOIN of a guest? */
+/* Is this the item that may stand here: HELLO first of a member; of a guest JOIN, then PONGs, by
+ * which it acknowledges a welcome longer than the credit it begins with? */
 static bool in_order(const pd_link *l, const pd_item *it) {
     if (it->kind == PD_ITEM_BYE)
         return true;
     if (l->guest)
-        return it->kind == PD_ITEM_JOIN && !l->joined;
+        return it->kind == (l->joined ? PD_ITEM_PONG : PD_ITEM_JOIN);
     return l->hello_in ? it->kind != PD_ITEM_HELLO : it->kind == PD_ITEM_HELLO;
 }
 

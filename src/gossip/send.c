@@ -27,8 +27,8 @@ static void put_hello(pd_core *c, pd_link *l, pd_writer *w) {
     h->vv_hash = c->vv_hash;
     h->total = c->total;
     h->links = (uint8_t)pd_view_links(c);
-    h->caps =
-        (uint16_t)((c->conf.observer ? PD_CAP_OBSERVER : 0) | (l->compare ? PD_CAP_COMPARE : 0));
+    h->caps = (uint16_t)((c->conf.observer || c->conf.hold ? PD_CAP_OBSERVER : 0) |
+                         (l->compare ? PD_CAP_COMPARE : 0));
     l->hello_out = pd_frame_put(w, &it);
     l->base_n = c->n_authors;
     l->base_hash = c->memb_hash;
@@ -78,7 +78,7 @@ static bool put_log(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     bool serve = ll->flags & PD_SERVE;
     if (!serve && ll->sent < ll->peer)
         ll->sent = ll->peer;
-    if (ll->sent >= log->held || !(serve || pd_tree_pushes(c, l, index))) {
+    if (ll->sent >= log->held || ll->sent < log->base || !(serve || pd_tree_pushes(c, l, index))) {
         done(l, index);
         return true;
     }
@@ -180,7 +180,7 @@ static bool fill(pd_core *c, pd_link *l, pd_writer *w, const uint8_t *empty) {
     uint64_t due = l->sync_ms + (w->p == empty ? PD_SYNC_ALONE_MS - PD_SYNC_MS : 0);
     if (all && c->now >= due)
         all = put_summary(c, l, w);
-    return all && pd_fetch_fill(c, l, w);
+    return all && pd_fetch_fill(c, l, w) && pd_prefix_fill(c, l, w);
 }
 
 static void send(pd_core *c, pd_link *l, const uint8_t *frame, size_t n) {
@@ -238,8 +238,7 @@ static bool build(pd_core *c, pd_link *l) {
 
 void pd_send_frames(pd_core *c) {
     unsigned first = c->turn;
-    if (c->n_fresh) { /* the ledger holds what came in this step only in the next, which is at once
-                       */
+    if (c->n_fresh || c->installed) { /* not to be read before the next step, which is at once */
         pd_wake_at(c, c->now);
         return;
     }

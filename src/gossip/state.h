@@ -39,6 +39,7 @@ enum {
     PD_BUG_FAILED_STORED, /* a store that failed counts as done */
     PD_BUG_VOID_FIRST,    /* the evidence met first counts, not that of the least step */
     PD_BUG_ALIAS_KEPT,    /* authors are numbered with those who came in after HELLO */
+    PD_BUG_CKPT_UNATTESTED, /* a checkpoint is installed whoever says that it is right */
 };
 
 enum {
@@ -131,6 +132,9 @@ enum {
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
+    PD_PREFIX_ASK = 65536, /* the same of bytes before a base */
+    PD_CKPT_RANK_MS = 60000, /* whose turn it is has so long before the next in order */
+    PD_CKPT_AGAIN_MS = 600000, /* and tries again after this, if nothing came of it */
 };
 
 /* A set of logs: one bit each, walked in order. */
@@ -159,6 +163,7 @@ typedef struct pd_log {
     uint64_t counted; /* of them, those in vv_hash and total: before the void step */
     uint64_t goal;    /* the most that any link told of */
     uint64_t told_ms; /* since when there was something beyond chain.n */
+    uint64_t base; /* first byte held; 0 but of gradients after a checkpoint */
     pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint64_t pull_ms;    /* none open: look from here on; open: give up then */
@@ -183,6 +188,7 @@ typedef struct pd_member {
     uint16_t author; /* the first of its incarnations */
     uint16_t issuer; /* who admitted it first; PD_NONE: nobody, the founder */
     bool left;
+    pd_ckpt_name ckpt[2]; /* the last two that it attests, the newest first; size 0: none */
     pd_member_verdict v;
     pd_addr addrs[PD_ADDRS_MAX], hints[PD_ADDRS_MAX];
     uint32_t n_addrs, n_hints, next_addr;
@@ -207,6 +213,13 @@ enum {
     PD_WAITS = 256, /* our own log, so far ahead at the session's start that the peer asks for it */
 };
 
+enum { /* of pd_link_log.more */
+    PD_BASED = 1,     /* the peer has told that what it holds begins behind our head */
+    PD_SAY_BASE = 2,  /* a BASE is to be sent */
+    PD_SAID_BASE = 4, /* the peer was told one above 0 */
+    PD_NO_PREFIX = 8, /* what it sent of the bytes before our base was not right, or it has none */
+};
+
 /* One log as seen over one session. */
 typedef struct pd_link_log {
     uint64_t mark;   /* bytes of frames sent when the last SEG was in: has it been seen? */
@@ -214,6 +227,7 @@ typedef struct pd_link_log {
     uint32_t sent;   /* next byte to send */
     uint32_t tx_end; /* end of the last SEG out, for `start` */
     uint16_t flags;
+    uint8_t more;
 } pd_link_log;
 
 /* An author that a peer named and whose member we do not know yet. */
@@ -263,6 +277,10 @@ typedef struct pd_link {
     bool file_due;
     uint8_t file[16];
     uint64_t file_next, file_end;
+    /* bytes of a log's beginning, unsealed */
+    bool prefix_due;
+    uint32_t prefix_log;
+    uint64_t prefix_next, prefix_end;
 
     /* aliases: numbers of authors in this session.  The first n_base are common to both ends. */
     uint32_t base_n;               /* authors known when HELLO left, ... */
@@ -345,6 +363,20 @@ typedef struct pd_fetch {
     uint64_t until_ms;
 } pd_fetch;
 
+/* Bytes before a base on their way here: one log after the other. */
+typedef struct pd_prefix {
+    pd_fetch f;     /* of `log`, to its base */
+    uint32_t log, turn;
+    pd_chain chain; /* over what has come */
+    bool mixed;     /* of more than one peer */
+} pd_prefix;
+
+/* When a checkpoint is due. */
+typedef struct pd_attest {
+    pd_ckpt_name newest; /* the last that was heard of, and when; also when this process began */
+    uint64_t since_ms, tried_ms;
+} pd_attest;
+
 struct pd_core {
     pd_core_conf conf; /* members_max, stage_bytes and the rest with their defaults filled in */
     pd_core_crypto crypto;
@@ -376,6 +408,9 @@ struct pd_core {
     pd_own own;
     pd_view view;
     pd_fetch fetch;
+    pd_prefix prefix;
+    pd_attest attest;
+    bool installed; /* logs begin at marks since this step: not to be read before the next */
     pd_stage stage[PD_STAGES];
     uint8_t *stage_arena;   /* (PD_STAGES, conf.stage_bytes) */
     uint64_t *lack;         /* set of the logs whose goal > n */
@@ -598,6 +633,26 @@ void pd_fetch_piece(pd_core *c, pd_link *l, const pd_item *it);
 void pd_fetch_lost(pd_core *c, const pd_link *l);
 void pd_fetch_tick(pd_core *c);
 bool pd_fetch_fill(pd_core *c, pd_link *l, pd_writer *w);
+
+/* prefix.c */
+void pd_prefix_asked(pd_core *c, pd_link *l, const pd_item *it);
+void pd_prefix_piece(pd_core *c, pd_link *l, const pd_item *it);
+void pd_prefix_lost(pd_core *c, const pd_link *l);
+void pd_prefix_tick(pd_core *c);
+bool pd_prefix_fill(pd_core *c, pd_link *l, pd_writer *w);
+/* The chain of a log where what is held of it begins. */
+void pd_prefix_chain(pd_core *c, uint32_t log, pd_chain *out);
+/* A peer tells from where on it holds a log; and we a peer who asks below our base. */
+void pd_prefix_based(pd_core *c, pd_link *l, const pd_item *it);
+void pd_prefix_refuse(pd_link *l, uint32_t log);
+bool pd_prefix_put_base(pd_core *c, pd_link *l, pd_writer *w, uint32_t log);
+
+/* attest.c */
+void pd_attest_read(pd_core *c, uint16_t author, const pd_control *rec);
+void pd_attest_write(pd_core *c, const pd_event *e);
+void pd_attest_install(pd_core *c, const pd_event *e);
+void pd_attest_settle(pd_core *c);
+void pd_attest_tick(pd_core *c);
 
 /* verdict.c */
 void pd_verdict_new_member(pd_core *c, pd_member *m);

@@ -146,6 +146,8 @@ static bool check_logs(const pd_core *c, char *why, size_t room) {
         const pd_log *log = &a->log[i % PD_STREAMS];
         uint64_t n = 0;
         uint8_t seal[64];
+        if (log->base > log->chain.n || log->base % PD_CHUNK_BYTES)
+            return broken(why, room, "a log's base is not a place in it");
         if (log->held > log->chain.n || log->counted > log->chain.n || log->goal < log->chain.n)
             return broken(why, room, "a log's counts disagree");
         if (pd_set_has(c->lack, i) != (log->goal > log->chain.n))

@@ -39,7 +39,10 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     }
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!l->session || !pd_link_live(l) || l->compare || l->log[index].peer >= n)
+        if (!l->session || !pd_link_live(l))
+            continue;
+        l->log[index].more &= (uint8_t)~PD_BASED; /* perhaps it reaches down to us now */
+        if (l->compare || l->log[index].peer >= n)
             continue;
         if (pd_tree_pushes(c, l, index)) {
             pd_tree_due(c, l, index);
@@ -120,7 +123,8 @@ static void refuse(pd_core *c, pd_link *l, uint32_t index) {
         return; /* that was one too many */
     pd_note(c, PD_LOG_WARN, "a seal of %s from %s does not cover its bytes; they are not taken",
             pd_short(c->author[index / PD_STREAMS].id.key, key), pd_short(l->key, from));
-    if (l->member == c->author[index / PD_STREAMS].member && !(ll->flags & PD_SHOWN)) {
+    bool whole = !log->base;
+    if (l->member == c->author[index / PD_STREAMS].member && !(ll->flags & PD_SHOWN) && whole) {
         ll->flags |= PD_SHOWN | PD_SERVE;
         ll->sent = 0;
         pd_tree_due(c, l, index);

@@ -142,7 +142,8 @@ static bool may_serve(const pd_core *c, const pd_link *l, uint32_t index) {
     const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
     const pd_link_log *ll = &l->log[index];
     return pd_link_live(l) && l->vv_in && !l->suspect && !(ll->flags & PD_BAD) &&
-           ll->peer > log->chain.n && (!l->compare || pd_is_own(c, index));
+           !(ll->more & PD_BASED) && ll->peer > log->chain.n &&
+           (!l->compare || pd_is_own(c, index));
 }
 
 /* Not the one that was asked last, if there is another; the one with the fewest open pulls; the one
@@ -187,18 +188,19 @@ static uint32_t stages(pd_core *c) {
     return n;
 }
 
-/* May it be asked for now?  A log that takes a stage only if there is one; and no gradients while
- * a file is fetched: who still lacks the basis has no use for them. */
+/* May it be asked for now?  A log that takes a stage only if there is one. */
 static bool may_ask(pd_core *c, uint32_t index) {
     const pd_log *log = pd_log_at_index(c, index);
-    if (c->fetch.on && index % PD_STREAMS == PD_STREAM_GRADIENTS)
-        return false;
     return log->pull != PD_NONE || !is_long(log->chain.n, log->goal) || pd_stage_find(c, index) ||
            stages(c) < PD_STAGES;
 }
 
 static void repair(pd_core *c, uint32_t index) {
     pd_log *log = pd_log_at_index(c, index);
+    if (c->conf.hold && index % PD_STREAMS == PD_STREAM_GRADIENTS && !pd_is_own(c, index)) {
+        pd_tree_look(c, index, PD_NEVER);
+        return;
+    }
     if (!may_ask(c, index)) {
         pd_tree_look(c, index, c->now + PD_REPAIR_LEAST_MS / 2);
         return;
@@ -328,6 +330,10 @@ void pd_tree_pull(pd_core *c, pd_link *l, const pd_item *it, uint64_t ack) {
     pd_log *log = pd_log_at_index(c, index);
     pd_link_log *ll = &l->log[index];
     uint32_t from = (uint32_t)it->u.pull.from;
+    if (from < log->base) {
+        pd_prefix_refuse(l, index);
+        return;
+    }
     if (it->kind == PD_ITEM_GRAFT && !l->compare) {
         ll->flags |= PD_EAGER;
         if (log->parent == pd_link_index(c, l))
@@ -366,7 +372,8 @@ static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
         if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
-            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)))
+            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)) ||
+            (l->log[index].more & PD_BASED))
             continue;
         if (l->log[index].peer > most) {
             most = l->log[index].peer;
@@ -444,8 +451,10 @@ bool pd_tree_put(pd_core *c, pd_link *l, pd_writer *w) {
             return false;
         bool came = ll->peer <= pd_log_at_index(c, i)->chain.n; /* meanwhile, from elsewhere */
         if (came && !(ll->flags & (PD_GRAFT | PD_ASK_ALL)))
-            ll->flags &= (uint8_t)~PD_ASK;
+            ll->flags &= (uint16_t)~PD_ASK;
         if ((ll->flags & (PD_ASK | PD_ASK_ALL)) && !put_pull(c, l, w, i))
+            return false;
+        if (!pd_prefix_put_base(c, l, w, i))
             return false;
         pd_item prune = {.kind = PD_ITEM_PRUNE, .u.prune = pd_alias_number(l, i)};
         if ((ll->flags & PD_PRUNE) && !pd_frame_put(w, &prune))

@@ -23,6 +23,14 @@ void pd_replica_close(pd_replica *r) {
         memset(r, 0, sizeof *r);
 }
 
+void pd_replica_reset(pd_replica *r) {
+    memset(r->a, 0, r->d * sizeof *r->a);
+    memset(r->n, 0, sizeof r->n);
+    r->records = 0;
+    r->n_pending = 0;
+    r->changes++;
+}
+
 /* Make room for every author of the ledger. */
 static pd_err learn_authors(pd_replica *r, pd_ledger *l) {
     uint32_t count = pd_ledger_authors(l);
@@ -56,6 +64,10 @@ static size_t smaller(uint64_t a, uint64_t b, size_t c) {
     return least < c ? (size_t)least : c;
 }
 
+static pd_err not_held(void) {
+    return pd_fail(PD_ENOENT, "records from before a log's base are needed and not here yet");
+}
+
 /* Author i up to `end`. */
 static pd_err fold_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uint64_t most,
                       uint64_t *folded) {
@@ -64,6 +76,8 @@ static pd_err fold_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uin
         size_t n = smaller(most - *folded, end - r->n[i], PIECE);
         bool same;
         n = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, r->n[i], bytes, n);
+        if (n == 0)
+            return not_held();
         size_t settled = settle(r, i, bytes, n, &same);
         if (!same)
             return pd_fail(PD_EMISMATCH, "the ledger holds other bytes of this node than it made");
@@ -77,19 +91,20 @@ static pd_err fold_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uin
 }
 
 /* Author i down to `end`: its records from there on have become void. */
-static void take_back_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uint64_t most,
-                         uint64_t *folded) {
+static pd_err take_back_to(pd_replica *r, pd_ledger *l, uint32_t i, uint64_t end, uint64_t most,
+                           uint64_t *folded) {
     uint8_t bytes[PIECE];
     while (*folded < most && r->n[i] > end) {
         size_t n = smaller(most - *folded, r->n[i] - end, PIECE);
         uint64_t from = r->n[i] - n;
-        size_t got = pd_ledger_read(l, i, PD_STREAM_GRADIENTS, from, bytes, n);
-        assert(got == n); /* a ledger never shrinks */
-        pd_replay_unfold(&r->replay, r->a, r->d, &r->author[i], from, bytes, got);
+        if (pd_ledger_read(l, i, PD_STREAM_GRADIENTS, from, bytes, n) != n)
+            return not_held(); /* a ledger never shrinks: they lie before the base */
+        pd_replay_unfold(&r->replay, r->a, r->d, &r->author[i], from, bytes, n);
         r->n[i] = from;
         r->records -= n;
         *folded += n;
     }
+    return PD_OK;
 }
 
 pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, uint64_t *folded) {
@@ -102,8 +117,9 @@ pd_err pd_replica_follow(pd_replica *r, pd_ledger *l, uint64_t most, uint64_t *f
         uint64_t n = info.n[PD_STREAM_GRADIENTS], end = n < info.void_at ? n : info.void_at;
         if (i == r->own) /* what waits for its seal stands behind what is sealed: it goes first */
             pd_replica_take_back(r, info.void_at);
-        take_back_to(r, l, i, end, most, folded);
-        e = fold_to(r, l, i, end, most, folded);
+        e = take_back_to(r, l, i, end, most, folded);
+        if (!e)
+            e = fold_to(r, l, i, end, most, folded);
     }
     r->changes += *folded;
     return e;

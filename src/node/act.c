@@ -142,7 +142,14 @@ void pd_node_act(pd_node *n, const pd_action *a) {
             pd_net_deny_guest(n->net, a->invite);
         pd_storer_invite_used(n->storer, a->invite);
         break;
-    case PD_ACT_FILE: /* only while joining (join.c): a running node has its basis */
+    case PD_ACT_FILE: /* a checkpoint's; the basis is fetched while joining (join.c) */
+        pd_ckpts_piece(n, a);
+        break;
+    case PD_ACT_PREFIX:
+        pd_ckpts_prefix(n, a);
+        break;
+    case PD_ACT_CKPT_DUE:
+        pd_ckpts_due(n);
         break;
     case PD_ACT_NOTE:
         note(a);
@@ -153,7 +160,8 @@ void pd_node_act(pd_node *n, const pd_action *a) {
     case PD_ACT_FATAL:
         fatal(n, a);
         break;
-    case PD_ACT_MANIFEST: /* joining only */
+    case PD_ACT_INSTALLED: /* joining only */
+    case PD_ACT_MANIFEST:
     case PD_ACT_JOINED:
     case PD_ACT_REFUSED:
         assert(false); /* the core of a running node does not join */

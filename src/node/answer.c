@@ -260,6 +260,7 @@ static const pd_control_entry table[] = {
     {"verify", pd_answer_verify},
     {"export", pd_answer_export},
     {"backup", pd_answer_backup},
+    {"checkpoint", pd_answer_checkpoint},
     {"check", pd_answer_check},
     {"health", pd_answer_health},
     {"members", pd_answer_members},

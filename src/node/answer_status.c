@@ -229,6 +229,21 @@ static pd_err add_peers(const pd_node *n, uint64_t now, uint32_t members, cJSON 
     return PD_OK;
 }
 
+/* What this node's model rests on, and what it knows of others' checkpoints. */
+static void add_checkpoint(const pd_node *n, const pd_trainer_status *t, cJSON *reply) {
+    static const char *const names[] = {"none", "open", "equal", "differs"};
+    const pd_store_begun *b = &n->site->begun;
+    cJSON *c = cJSON_AddObjectToObject(reply, "checkpoint");
+    cJSON_AddStringToObject(c, "audit", names[b->state]);
+    pd_json_count(c, "voices", b->voices);
+    pd_json_count(c, "records", b->records);
+    pd_json_count(c, "lacking_bytes", pd_ledger_lacking(n->site->ledger));
+    pd_json_count(c, "audited_records", t->audited);
+    cJSON_AddBoolToObject(c, "waits", t->waits);
+    pd_json_count(c, "wrong", n->ckpts.wrong);
+    cJSON_AddStringToObject(c, "wrong_why", n->ckpts.why);
+}
+
 pd_err pd_answer_status(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)call;
     (void)request;
@@ -246,5 +261,6 @@ pd_err pd_answer_status(void *ctx, uint64_t call, const cJSON *request, cJSON *r
     add_traffic(n, &c, reply);
     pd_json_hex(reply, "digest", t.digest, PD_DIGEST_BYTES);
     pd_json_count(reply, "digest_records", t.records);
+    add_checkpoint(n, &t, reply);
     return add_peers(n, now, c.members, reply);
 }

@@ -24,7 +24,8 @@ static const pd_command_help help = {
 
 typedef struct join {
     char dir[PATH_MAX], aside[PATH_MAX + 16];
-    const char *ticket_text;
+    const char *ticket_text, *catch_up;
+    pd_catch_up wish;
     pd_ticket ticket;
     pd_local local;
     pd_config config;
@@ -113,6 +114,8 @@ static pd_err look_first(join *x, const char *dir) {
     if (!e)
         e = choose_dir(x, dir);
     if (!e)
+        e = pd_catch_up_parse(x->catch_up, &x->wish);
+    if (!e)
         e = pd_local_config(&x->local, x->dir, &x->config);
     if (!e)
         e = try_model(x);
@@ -145,6 +148,18 @@ static void drop_aside(join *x) {
     rmdir(x->aside);
 }
 
+/* What the first start begins with, and its audit ends with. */
+static pd_err store_checkpoint(const join *x, pd_store *s) {
+    const pd_joined *g = &x->joined;
+    pd_store_begun b = {
+        .state = PD_AUDIT_OPEN, .voices = g->voices, .records = g->ckpt_name.records};
+    if (!g->ckpt)
+        return PD_OK;
+    memcpy(b.digest, g->ckpt_name.file, 32);
+    pd_err e = pd_store_file_put(s, b.digest, g->ckpt, (size_t)g->ckpt_name.size);
+    return e ? e : pd_store_begun_set(s, &b);
+}
+
 /* What was told while joining, so that the first start knows every member. */
 static pd_err store_logs(const join *x) {
     pd_store *s;
@@ -158,6 +173,8 @@ static pd_err store_logs(const join *x) {
         e = pd_store_meta_set(s, "incarnation", inc, sizeof inc);
     while (behind && !e)
         e = pd_store_follow(s, x->joined.ledger, &behind);
+    if (!e)
+        e = store_checkpoint(x, s);
     if (!e)
         e = pd_store_commit(s);
     pd_store_close(s);
@@ -214,7 +231,7 @@ static pd_err make(join *x, const char *dir) {
     if (e)
         return e;
     pd_identity_new(&x->identity);
-    e = pd_join_run(&x->ticket, &x->identity, &x->config, check_model, x, &x->joined);
+    e = pd_join_run(&x->ticket, &x->identity, &x->config, x->wish, check_model, x, &x->joined);
     if (!e)
         e = write_node(x);
     if (e)
@@ -236,8 +253,12 @@ static void join_close(join *x) {
 }
 
 int pd_cmd_join(int argc, char **argv) {
-    join x = {.local = pd_local_of_defaults()};
-    const pd_flag flags[] = {PD_LOCAL_FLAGS(&x.local), {.name = NULL}};
+    join x = {.local = pd_local_of_defaults(), .catch_up = "auto"};
+    const pd_flag flags[] = {PD_LOCAL_FLAGS(&x.local),
+                             {"catch-up", 0, PD_FLAG_TEXT, &x.catch_up, 0, 0, "HOW",
+                              "auto, replay or checkpoint: how to get the records so far (default "
+                              "auto: what takes less)"},
+                             {.name = NULL}};
     const char *at[2];
     size_t n;
     bool asked;

@@ -1,4 +1,5 @@
 /* cmd_run.c - peerd run: train and gossip until stopped. */
+#include "catchup.h"
 #include "cmd.h"
 #include "history.h"
 #include "node.h"
@@ -14,7 +15,8 @@ static const pd_command_help help = {
 
 int pd_cmd_run(int argc, char **argv) {
     pd_run_opts o = {.records = UINT64_MAX};
-    const char *dir;
+    const char *dir, *how = "auto";
+    pd_catch_up wish = PD_CATCH_UP_AUTO;
     bool verbose = false, asked;
     uint32_t batch = 0, threads = UINT32_MAX;
     size_t n;
@@ -33,6 +35,8 @@ int pd_cmd_run(int argc, char **argv) {
          "seal after (default: from the run's budget)"},
         {"batch", 0, PD_FLAG_U32, &batch, 1, 4096, "N", "records a probe, this time"},
         {"threads", 0, PD_FLAG_U32, &threads, 0, 1024, "N", "cores, this time"},
+        {"catch-up", 0, PD_FLAG_TEXT, &how, 0, 0, "HOW",
+         "replay: forget the checkpoint that this node began with, if it is not audited yet"},
         {"quiet", 'q', PD_FLAG_SWITCH, &o.quiet, 0, 0, NULL, "no progress line"},
         {"verbose", 'v', PD_FLAG_SWITCH, &verbose, 0, 0, NULL, "more log lines"},
         {.name = NULL}};
@@ -43,6 +47,11 @@ int pd_cmd_run(int argc, char **argv) {
         pd_flags_help(&help, flags);
         return 0;
     }
+    if (!e)
+        e = pd_catch_up_parse(how, &wish);
+    if (!e && wish == PD_CATCH_UP_CHECKPOINT)
+        e = pd_fail(PD_EUSAGE, "a node begins with a checkpoint when it joins: peerd join "
+                               "--catch-up checkpoint");
     if (!e && verbose)
         pd_log_set(PD_LOG_DEBUG);
     if (!e && pd_control_runs(dir))
@@ -54,6 +63,13 @@ int pd_cmd_run(int argc, char **argv) {
         e = pd_site_open(dir, PD_SITE_DATA, &opts, &site);
     if (e) {
         fprintf(stderr, "peerd run: %s\n", pd_fail_text());
+        return pd_err_exit(e);
+    }
+    if (wish == PD_CATCH_UP_REPLAY && site.begun.state == PD_AUDIT_OPEN)
+        e = pd_site_forget_checkpoint(&site);
+    if (e) {
+        fprintf(stderr, "peerd run: %s\n", pd_fail_text());
+        pd_site_close(&site);
         return pd_err_exit(e);
     }
     if (batch)

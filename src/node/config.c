@@ -14,6 +14,7 @@ const pd_config pd_config_defaults = {
     .batch_tokens = 1024,
     .probes = 1,
     .compute = PD_COMPUTE_AUTO,
+    .checkpoint_hours = 4,
     .seed = 1,
 };
 
@@ -96,6 +97,8 @@ static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     c->observer = get_later_bool(j, "observer", &bad);
     c->skip_bad = get_bool(j, "skip_bad", &bad);
     c->paused = get_bool(j, "paused", &bad);
+    if (cJSON_HasObjectItem(j, "checkpoint_hours")) /* folders of before have none */
+        c->checkpoint_hours = get_number(j, "checkpoint_hours", 0, 8760, &bad);
     if (!bad && pd_compute_parse(compute, &c->compute) != PD_OK)
         bad = "compute";
     return bad ? pd_fail(PD_EFORMAT, "%s: `%s` is missing or not possible", path, bad) : PD_OK;
@@ -145,6 +148,7 @@ pd_err pd_config_write(const char *dir, const pd_config *c) {
     cJSON_AddBoolToObject(j, "observer", c->observer);
     cJSON_AddBoolToObject(j, "skip_bad", c->skip_bad);
     cJSON_AddBoolToObject(j, "paused", c->paused);
+    cJSON_AddNumberToObject(j, "checkpoint_hours", c->checkpoint_hours);
     char seed[24]; /* cJSON writes 15 digits of a number */
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)c->seed);
     cJSON_AddRawToObject(j, "seed", seed);

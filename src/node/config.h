@@ -25,7 +25,9 @@ typedef struct pd_config {
     bool thin;     /* a line of about 64 kbit/s: small buffers, fewer frames */
     bool observer; /* makes no records; not in a file of an older version: false */
     bool skip_bad, paused;
-    uint64_t seed; /* of the held-out choice and the batches */
+    double checkpoint_hours; /* between two checkpoints, if nobody else makes one; 0: this node
+                                 makes none unasked */
+    uint64_t seed;           /* of the held-out choice and the batches */
 } pd_config;
 extern const pd_config pd_config_defaults;
 

@@ -17,6 +17,9 @@ enum {
     QUIET_MS = 60000,  /* without a piece of the basis file, or anything else ... */
     MOVING = 1024,     /* ... of so many bytes: more than the pings of a link at rest */
     TRIES = 3,         /* to fetch one that is what the manifest names */
+    MORE_AUTHORS = 64, /* whose logs a checkpoint may hold: incarnations without a control record */
+    AHEAD_MS = 15000,  /* to hear what there is to catch up with */
+    MEASURED = 1 << 16, /* bytes of the basis that tell how fast the line is */
     WAIT_MS = 250,
     NET_EVENTS = 64,
     DEFERRED_MAX = PD_ACTIONS_MAX + 64,
@@ -40,8 +43,17 @@ typedef struct joiner {
     char text[PD_TEXT_MAX];      /* of err */
     char last_dial[PD_NET_TEXT]; /* why the last one failed */
     pd_addr dialled;
-    uint64_t fetched, heard, news_ms; /* bytes of the basis file, of all; when some of them came */
-    int tries;
+    struct { /* the file being fetched */
+        const char *what;
+        uint8_t *p;
+        uint64_t n;
+        uint8_t digest[32];
+        int tries;
+    } file;
+    uint64_t fetched, heard, news_ms; /* bytes of the file, of all; when some of them came */
+    double bytes_per_s;               /* of the line, 0: not measured */
+    pd_err installed;                 /* what the core says of the checkpoint */
+    char install_text[PD_TEXT_MAX];
 } joiner;
 
 static volatile sig_atomic_t interrupted;
@@ -101,36 +113,42 @@ static void store(joiner *j, const pd_action *a) {
         defer(j, &v);
 }
 
-static void ask_for_basis(joiner *j) {
-    const pd_manifest *m = &j->got->manifest;
-    pd_event v = {.kind = PD_EV_FETCH, .at = 0, .n = (size_t)m->basis_bytes};
-    memcpy(v.digest, m->basis_digest, sizeof v.digest);
+static void ask_for_file(joiner *j) {
+    pd_event v = {.kind = PD_EV_FETCH, .at = 0, .n = (size_t)j->file.n};
+    memcpy(v.digest, j->file.digest, sizeof v.digest);
     j->fetched = 0;
     defer(j, &v);
 }
 
 static void take_piece(joiner *j, const pd_action *a) {
-    const pd_manifest *m = &j->got->manifest;
     uint8_t digest[32];
-    if (a->at != j->fetched || a->n > m->basis_bytes - j->fetched)
+    char why[PD_TEXT_MAX];
+    if (!j->file.p || a->at != j->fetched || a->n > j->file.n - j->fetched)
         return;
-    memcpy(j->got->basis + j->fetched, a->p, a->n);
+    memcpy(j->file.p + j->fetched, a->p, a->n);
     j->fetched += a->n;
     j->news_ms = pd_clock_ms();
-    pd_progress(false, "fetching the basis: %llu of %llu bytes", (unsigned long long)j->fetched,
-                (unsigned long long)m->basis_bytes);
-    if (j->fetched < m->basis_bytes)
+    pd_progress(false, "fetching the %s: %llu of %llu bytes", j->file.what,
+                (unsigned long long)j->fetched, (unsigned long long)j->file.n);
+    if (j->fetched < j->file.n)
         return;
-    pd_hash256(j->got->basis, (size_t)m->basis_bytes, digest);
-    if (memcmp(digest, m->basis_digest, 32) == 0) {
+    pd_hash256(j->file.p, (size_t)j->file.n, digest);
+    if (memcmp(digest, j->file.digest, 32) == 0) {
         j->done = true;
-    } else if (++j->tries < TRIES) {
-        pd_warn("the basis file is not the one that the run's manifest names; fetching it again");
-        ask_for_basis(j);
+    } else if (++j->file.tries < TRIES) {
+        pd_warn("the %s is not the one that was asked for; fetching it again", j->file.what);
+        ask_for_file(j);
     } else {
-        fail(j, PD_EMISMATCH,
-             "the basis file that the members send is not the one that the run's manifest names");
+        snprintf(why, sizeof why, "the %s that the members send is not the one that was asked for",
+                 j->file.what);
+        fail(j, PD_EMISMATCH, why);
     }
+}
+
+static void take_verdict(joiner *j, const pd_action *a) {
+    j->installed = (pd_err)a->at;
+    j->got->voices = (uint32_t)a->invite;
+    snprintf(j->install_text, sizeof j->install_text, "%s", a->text);
 }
 
 static void take_manifest(joiner *j, const pd_action *a) {
@@ -176,12 +194,17 @@ static void carry_out(joiner *j, const pd_action *a) {
     case PD_ACT_STOPPED:
         j->done = true;
         break;
+    case PD_ACT_INSTALLED:
+        take_verdict(j, a);
+        break;
     case PD_ACT_REFUSED:
         fail(j, (pd_err)a->at, a->text);
         break;
     case PD_ACT_FATAL:
         fail(j, PD_EBUSY, a->text);
         break;
+    case PD_ACT_PREFIX: /* while it holds it asks for none */
+    case PD_ACT_CKPT_DUE:
     case PD_ACT_ALLOW: /* it listens nowhere and makes no record */
     case PD_ACT_DENY:
     case PD_ACT_VOID: /* the first start finds it again */
@@ -327,7 +350,7 @@ static pd_err open_core(joiner *j) {
                          .manifest_bytes = got->manifest_bytes,
                          .known = &known,
                          .n_known = 1,
-                         .observer = true, /* nobody pushes: the basis comes before the records */
+                         .hold = true,
                          .seal_bytes_per_s = got->manifest.seal_bytes_per_s};
     memcpy(known.key, j->ticket->inviter, 32);
     memcpy(conf.run, got->run, 32);
@@ -339,9 +362,7 @@ static pd_err open_core(joiner *j) {
     return e ? e : pd_core_open(&conf, &crypto, &log, pd_clock_ms(), j->arena, bytes, &j->core);
 }
 
-/* Members send their records, too, and before the file: over a thin link it may stand behind
- * minutes of them.
- */
+/* Control logs come before the file: over a thin link it may stand behind many of them. */
 static void note_progress(joiner *j) {
     pd_core_status s;
     pd_core_status_get(j->core, pd_clock_ms(), &s);
@@ -351,31 +372,142 @@ static void note_progress(joiner *j) {
     j->news_ms = pd_clock_ms();
 }
 
-static pd_err fetch_basis(joiner *j) {
-    const pd_event tick = {.kind = PD_EV_TICK}, stop = {.kind = PD_EV_STOP};
-    size_t bytes = (size_t)j->got->manifest.basis_bytes;
-    j->got->basis = malloc(bytes);
-    if (!j->got->basis)
-        return pd_fail(PD_ENOMEM, "no memory for the run's basis file (%zu bytes)", bytes);
-    pd_err e = open_core(j);
-    if (e)
-        return e;
+/* Until the whole file is there; gives *out. */
+static pd_err fetch(joiner *j, const char *what, const uint8_t digest[32], uint64_t bytes,
+                    uint8_t **out) {
+    const pd_event tick = {.kind = PD_EV_TICK};
+    char why[PD_TEXT_MAX];
+    *out = malloc((size_t)bytes);
+    if (!*out)
+        return pd_fail(PD_ENOMEM, "no memory for the %s (%llu bytes)", what,
+                       (unsigned long long)bytes);
+    j->file.what = what;
+    j->file.p = *out;
+    j->file.n = bytes;
+    j->file.tries = 0;
+    memcpy(j->file.digest, digest, 32);
     j->done = false;
     j->last_dial[0] = 0;
     j->news_ms = pd_clock_ms();
-    ask_for_basis(j);
+    snprintf(why, sizeof why, "admitted, but no member sends the %s", what);
+    ask_for_file(j);
     step(j, &tick);
     while (!j->done) {
         turn(j);
         note_progress(j);
         if (!j->done && pd_clock_ms() - j->news_ms > QUIET_MS)
-            fail(j, PD_EGONE, "admitted, but no member sends the run's basis file");
+            fail(j, PD_EGONE, why);
     }
-    if (j->err)
-        return explain(j);
+    j->file.p = NULL;
+    if (!j->err)
+        pd_progress(true, "fetched the %s: %llu bytes", what, (unsigned long long)bytes);
+    return j->err ? explain(j) : PD_OK;
+}
+
+/* The first file's way here is the line's measure. */
+static pd_err fetch_basis(joiner *j) {
+    const pd_manifest *m = &j->got->manifest;
+    uint64_t began = pd_clock_ms();
+    pd_err e = fetch(j, "basis file", m->basis_digest, m->basis_bytes, &j->got->basis);
+    if (!e && m->basis_bytes >= MEASURED)
+        j->bytes_per_s = (double)m->basis_bytes * 1000 / (double)(pd_clock_ms() - began + 1);
+    return e;
+}
+
+/* ---- replay or a checkpoint ---- */
+
+/* Wait until members have told what they hold.  False: nobody has. */
+static bool look_ahead(joiner *j, uint64_t *records) {
+    const pd_event tick = {.kind = PD_EV_TICK};
+    uint64_t end = pd_clock_ms() + AHEAD_MS;
+    j->done = false;
+    step(j, &tick);
+    while (!j->done && !pd_core_ahead(j->core, records) && pd_clock_ms() < end)
+        turn(j);
+    return !j->done && pd_core_ahead(j->core, records);
+}
+
+static bool choose(joiner *j, pd_catch_up wish, pd_ckpt_name *name) {
+    const pd_manifest *m = &j->got->manifest;
+    char text[PD_CATCH_UP_TEXT];
+    pd_core_ckpt_status s;
+    uint64_t authors = pd_ledger_authors(j->got->ledger) + MORE_AUTHORS;
+    uint64_t most = pd_ckpt_most(m->n_coords, authors);
+    pd_way w = {.d = m->n_coords, .bytes_per_s = j->bytes_per_s};
+    if (!look_ahead(j, &w.records) || !w.records)
+        return false;
+    /* else by default what the settings say of the line: 64 kbit/s, or 1 Mbit/s */
+    w.bytes_per_s = w.bytes_per_s > 0 ? w.bytes_per_s : j->config->thin ? 6900 : 125000;
+    w.updates_per_s = pd_catch_up_measure(m);
+    if (pd_core_ckpt(j->core, 0, &s) && s.enough && s.name.size <= most) {
+        *name = s.name;
+        w.ckpt_bytes = s.name.size;
+        w.ckpt_records = s.name.records;
+    }
+    bool use = w.updates_per_s > 0 && pd_catch_up_choose(&w, wish, text);
+    if (w.updates_per_s > 0)
+        pd_info("%s", text);
+    if (wish == PD_CATCH_UP_CHECKPOINT && !use)
+        pd_warn("no checkpoint to begin with: the records are replayed");
+    return use;
+}
+
+/* Let the core judge the file, and the ledger begin at its marks. */
+static pd_err install(joiner *j, const uint8_t *file, size_t size) {
+    pd_event e = {.kind = PD_EV_INSTALL, .p = file, .n = size};
+    pd_ledger *l = j->got->ledger;
+    pd_ckpt c;
+    pd_ckpt_log log;
+    j->installed = PD_EGONE;
+    step(j, &e);
+    if (j->installed)
+        return pd_fail(j->installed, "%s", j->install_text);
+    pd_err err = pd_ckpt_open(file, size, j->got->run, &c);
+    for (const uint8_t *at = c.entries; !err && pd_ckpt_next(&c, &at, &log);) {
+        uint32_t index;
+        pd_log_info info;
+        err = pd_ledger_author(l, &log.author, &index);
+        if (!err && pd_ledger_info(l, index, &info) && info.n[PD_STREAM_GRADIENTS] < log.chain.n)
+            err =
+                pd_ledger_begin_at(l, index, pd_ckpt_base(log.chain.n), log.chain.c, log.chain.tail,
+                                   (size_t)(log.chain.n % PD_CHUNK_BYTES), log.seal);
+    }
+    return err;
+}
+
+/* Nothing here is needed to be a node: whatever goes wrong, the records are replayed. */
+static void catch_up(joiner *j, pd_catch_up wish) {
+    pd_joined *got = j->got;
+    uint8_t *file = NULL;
+    if (wish == PD_CATCH_UP_REPLAY || !choose(j, wish, &got->ckpt_name))
+        return;
+    pd_err e = fetch(j, "checkpoint", got->ckpt_name.file, got->ckpt_name.size, &file);
+    if (!e)
+        e = install(j, file, (size_t)got->ckpt_name.size);
+    if (e) {
+        pd_warn("no checkpoint to begin with, the records are replayed: %s", pd_fail_text());
+        free(file);
+        j->err = PD_OK;
+        return;
+    }
+    got->ckpt = file;
+    pd_info("beginning with a checkpoint of %llu records that %u members attest; it is replayed in "
+            "the background",
+            (unsigned long long)got->ckpt_name.records, got->voices);
+}
+
+/* As a member now. */
+static pd_err fetch_what_is_needed(joiner *j, pd_catch_up wish) {
+    const pd_event stop = {.kind = PD_EV_STOP};
+    pd_err e = open_core(j);
+    if (!e && j->got->manifest.space == PD_SPACE_ALIGNED)
+        e = fetch_basis(j);
+    if (e)
+        return e;
+    catch_up(j, wish);
+    j->done = false;
     step(j, &stop); /* says goodbye; the transport still sends it while it closes */
-    pd_progress(true, "fetched the basis: %zu bytes", bytes);
-    return PD_OK;
+    return interrupted ? pd_fail(PD_EGONE, "stopped before the node was made") : PD_OK;
 }
 
 static void catch_signals(struct sigaction old[2]) {
@@ -387,7 +519,7 @@ static void catch_signals(struct sigaction old[2]) {
 }
 
 pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *config,
-                   pd_join_check *check, void *ctx, pd_joined *out) {
+                   pd_catch_up wish, pd_join_check *check, void *ctx, pd_joined *out) {
     struct sigaction old[2];
     pd_net_conf conf = {.identity = id, .thin = config->thin};
     joiner *j = calloc(1, sizeof *j);
@@ -407,8 +539,8 @@ pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *c
         e = be_admitted(j);
     if (!e)
         e = check(ctx, &out->manifest);
-    if (!e && out->manifest.space == PD_SPACE_ALIGNED)
-        e = fetch_basis(j);
+    if (!e)
+        e = fetch_what_is_needed(j, wish);
     pd_net_free(j->net);
     sigaction(SIGINT, &old[0], NULL);
     sigaction(SIGTERM, &old[1], NULL);
@@ -423,5 +555,6 @@ pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *c
 void pd_joined_close(pd_joined *j) {
     pd_ledger_close(j->ledger);
     free(j->basis);
+    free(j->ckpt);
     memset(j, 0, sizeof *j);
 }

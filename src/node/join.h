@@ -3,13 +3,16 @@
  *
  * The two pure machines of core.h are driven one after the other over one transport: pd_join with
  * the ticket's one-time key until this node is a member, then, as that member, a pd_core that makes
- * no record and only fetches the basis file.  Nothing is written: a node exists once its folder
- * does (cmd_join.c), and until then its key is nowhere but in memory.
+ * no record and asks for none: it fetches the basis file, and, where that is the shorter way, a
+ * checkpoint.  Nothing is written: a node exists once its folder does (cmd_join.c), and until then
+ * its key is nowhere but in memory.
  */
 #ifndef PD_JOIN_H
 #define PD_JOIN_H
 
+#include "catchup.h"
 #include "config.h"
+#include "peerd/ckpt.h"
 #include "peerd/identity.h"
 #include "peerd/ledger.h"
 #include "peerd/manifest.h"
@@ -24,6 +27,9 @@ typedef struct pd_joined {
     uint32_t incarnation; /* this node's own */
     uint8_t *basis;  /* aligned space: the basis file, checked against the manifest; else NULL */
     pd_addr inviter; /* where it was reached */
+    uint8_t *ckpt;   /* the checkpoint that the ledger's logs begin at; NULL: they are replayed */
+    pd_ckpt_name ckpt_name;
+    uint32_t voices; /* that it rests on */
 } pd_joined;
 
 /* Is this the run that the person meant?  Asked once the manifest is there, before the basis file
@@ -39,7 +45,7 @@ typedef pd_err pd_join_check(void *ctx, const pd_manifest *m);
  * and those of `check` and of pd_net_open.
  */
 PD_CHECKED pd_err pd_join_run(const pd_ticket *t, const pd_identity *id, const pd_config *config,
-                              pd_join_check *check, void *ctx, pd_joined *out);
+                              pd_catch_up wish, pd_join_check *check, void *ctx, pd_joined *out);
 void pd_joined_close(pd_joined *j);
 
 #endif

@@ -142,6 +142,9 @@ static void on_mail(pd_node *n, const pd_mail *m) {
     case PD_MAIL_ANSWER:
         pd_node_answered(n, m->answer);
         break;
+    case PD_MAIL_AUDITED:
+        pd_ckpts_audited(n, m->at);
+        break;
     }
 }
 
@@ -231,6 +234,7 @@ static void turn(pd_node *n, int signals) {
         pd_node_step(n, &tick);
     }
     pd_node_measure(n);
+    pd_ckpts_turn(n);
     show_progress(n);
     if (!n->stopping && finished(n)) {
         pd_info("done: %llu records", (unsigned long long)pd_ledger_records(n->site->ledger));
@@ -263,9 +267,9 @@ static pd_err open_core(pd_node *n) {
     pd_site *s = n->site;
     n->ports = (pd_ports){.identity = &s->identity,
                           .ledger = s->ledger,
-                          .file = s->basis_file,
-                          .file_bytes = s->basis_bytes,
-                          .file_digest = s->manifest.basis_digest};
+                          .files[0] = {.p = s->basis_file, .n = s->basis_bytes}};
+    memcpy(n->ports.files[0].digest, s->manifest.basis_digest, 32);
+    pd_ckpts_serve(n);
     pd_core_crypto crypto = pd_ports_crypto(&n->ports);
     pd_core_log log = pd_ports_log(&n->ports);
     pd_known_addr known[PD_MEMBERS_MAX * PD_ADDRS_MAX];
@@ -282,6 +286,7 @@ static pd_err open_core(pd_node *n) {
         .observer = s->config.observer,
         .solo = n->opts.solo,
         .restored = s->restored,
+        .ckpt_ms = (uint64_t)(s->config.checkpoint_hours * 3600000),
     };
     memcpy(conf.run, s->run, 32);
     memcpy(conf.key, s->identity.pub, 32);
@@ -322,6 +327,11 @@ static void on_checkpoint(void *ctx, const pd_replica *r, const int32_t *a,
     pd_storer_checkpoint(((pd_node *)ctx)->storer, r, a, digest);
 }
 
+static void on_audited(void *ctx, pd_audit_state state) {
+    pd_mail m = {.kind = PD_MAIL_AUDITED, .at = state};
+    pd_inbox_put(&((pd_node *)ctx)->inbox, &m);
+}
+
 static pd_err open_trainer(pd_node *n) {
     pd_site *s = n->site;
     pd_trainer_conf conf = {
@@ -337,7 +347,8 @@ static pd_err open_trainer(pd_node *n) {
         .probes = s->config.probes,
         .records = n->opts.records,
         .seed = s->config.seed ^ pd_random64(),
-        .hooks = {n, on_made, on_checkpoint},
+        .audit = s->begun.state == PD_AUDIT_OPEN,
+        .hooks = {n, on_made, on_checkpoint, on_audited},
     };
     pd_err e = pd_trainer_start(&conf, &n->trainer);
     if (!e)
@@ -351,8 +362,10 @@ static pd_err node_open(pd_node *n) {
         e = open_net(n);
     if (!e)
         e = pd_node_control_open(n);
-    if (!e)
+    if (!e) {
+        pd_ckpts_open(n); /* while the store is this thread's */
         e = pd_storer_start(n->site->store, &n->inbox, n->site->ledger, &n->storer);
+    }
     if (!e)
         e = open_core(n);
     return e ? e : open_trainer(n);
@@ -362,6 +375,7 @@ static void node_close(pd_node *n) {
     pd_trainer_stop(n->trainer); /* its last checkpoint goes to the store thread */
     pd_storer_stop(n->storer);
     pd_node_control_close(n);
+    pd_ckpts_close(n);
     pd_net_free(n->net);
     pd_watch_finish(&n->watch);
     free(n->arena);

@@ -10,6 +10,7 @@
 #ifndef PD_NODE_H
 #define PD_NODE_H
 
+#include "ckpts.h"
 #include "config.h"
 #include "peerd/control.h"
 #include "peerd/core.h"
@@ -29,7 +30,8 @@ typedef enum pd_mail_kind {
     PD_MAIL_GRADIENT,
     PD_MAIL_STORED,
     PD_MAIL_STORE_FAILED,
-    PD_MAIL_ANSWER
+    PD_MAIL_ANSWER,
+    PD_MAIL_AUDITED /* at: pd_audit_state */
 } pd_mail_kind;
 
 /* What another thread tells the loop. */
@@ -69,6 +71,7 @@ typedef struct pd_node {
     pd_control *control;
     pd_storer *storer;
     pd_trainer *trainer;
+    pd_ckpts ckpts;
     pd_inbox inbox;
     pd_event deferred[PD_DEFERRED_MAX]; /* events that carrying out an action made */
     uint32_t n_deferred;

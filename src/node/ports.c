@@ -41,15 +41,26 @@ static size_t read_log(void *ctx, const pd_author *a, uint8_t stream, uint64_t f
 static size_t read_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
                         size_t room, uint64_t *total) {
     const pd_ports *p = ctx;
-    *total = 0;
-    if (!p->file || memcmp(digest, p->file_digest, 16) != 0)
+    const struct pd_port_file *f = p->files;
+    while (f < p->files + PD_PORT_FILES && (!f->p || memcmp(digest, f->digest, 16) != 0))
+        f++;
+    bool there = f < p->files + PD_PORT_FILES;
+    *total = there ? f->n : 0;
+    if (!there || offset >= f->n)
         return 0;
-    *total = p->file_bytes;
-    if (offset >= p->file_bytes)
-        return 0;
-    size_t n = p->file_bytes - offset < room ? (size_t)(p->file_bytes - offset) : room;
-    memcpy(out, p->file + offset, n);
+    size_t n = f->n - offset < room ? (size_t)(f->n - offset) : room;
+    memcpy(out, f->p + offset, n);
     return n;
+}
+
+static uint64_t base_of(void *ctx, const pd_author *a, uint8_t mark[32]) {
+    pd_ledger *l = ((pd_ports *)ctx)->ledger;
+    uint32_t index;
+    pd_log_info info;
+    if (!pd_ledger_find(l, a, &index) || !pd_ledger_info(l, index, &info) || !info.base)
+        return 0;
+    memcpy(mark, info.mark, 32);
+    return info.base;
 }
 
 /* A quarter of a gigabyte is 8 years of one author at a record a second; four of them are what a
@@ -76,8 +87,12 @@ pd_core_crypto pd_ports_crypto(pd_ports *p) {
 }
 
 pd_core_log pd_ports_log(pd_ports *p) {
-    return (pd_core_log){
-        .ctx = p, .seal = seal, .read = read_log, .file = read_file, .room = room_for};
+    return (pd_core_log){.ctx = p,
+                         .seal = seal,
+                         .read = read_log,
+                         .file = read_file,
+                         .room = room_for,
+                         .base = base_of};
 }
 
 void pd_ports_finish(pd_ports *p) {

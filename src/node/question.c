@@ -65,10 +65,31 @@ static pd_err compare(pd_question *q, const pd_replica *running, const pd_replic
     return PD_OK;
 }
 
+/* Nothing to compare with yet: say what the state rests on instead. */
+static void cannot_verify(pd_question *q, const pd_replica *running, uint64_t lacking) {
+    uint8_t digest[PD_DIGEST_BYTES];
+    int32_t *a = malloc(running->d * sizeof *a);
+    if (a) {
+        pd_replica_sealed(running, a, digest);
+        cJSON_AddNullToObject(q->reply, "equal");
+        cJSON_AddNumberToObject(q->reply, "records", (double)running->records);
+        pd_json_hex(q->reply, "digest", digest, PD_DIGEST_BYTES);
+        pd_json_count(q->reply, "voices", q->n->site->begun.voices);
+        pd_json_count(q->reply, "lacking_bytes", lacking);
+    }
+    free(a);
+    pd_question_done(q, a ? PD_OK : pd_fail(PD_ENOMEM, "no memory to verify"));
+}
+
 static void verify(void *ctx, pd_replica *running, const pd_space *space) {
     (void)space;
     pd_question *q = ctx;
     pd_replica fresh;
+    uint64_t lacking = pd_ledger_lacking(q->n->site->ledger);
+    if (lacking) {
+        cannot_verify(q, running, lacking);
+        return;
+    }
     pd_err e = pd_replica_open(&q->n->site->manifest, &fresh);
     if (!e) {
         e = meet(running, &fresh, q->n->site->ledger);
@@ -135,8 +156,10 @@ static void export(void *ctx, pd_replica *r, const pd_space *space) {
 /* ---- on the loop ---- */
 
 static void question_free(pd_question *q) {
-    if (q)
+    if (q) {
         cJSON_Delete(q->reply);
+        free(q->file);
+    }
     free(q);
 }
 
@@ -218,12 +241,14 @@ pd_err pd_answer_export(void *ctx, uint64_t call, const cJSON *request, cJSON *r
 
 void pd_node_answered(pd_node *n, void *arg) {
     pd_question *q = arg;
+    n->question = NULL;
+    if (q->then)
+        q->then(q);
     if (q->err)
         (void)pd_fail(q->err, "%s", q->text);
     pd_control_answer(n->control, q->call, q->err, q->err ? NULL : q->reply);
     if (!q->err)
         q->reply = NULL; /* taken */
-    n->question = NULL;
     question_free(q);
 }
 

@@ -8,6 +8,7 @@
 #define PD_QUESTION_H
 
 #include "node.h"
+#include "peerd/ckpt.h"
 
 enum { PD_QUESTION_TEXT = 512 };
 
@@ -20,11 +21,19 @@ typedef struct pd_question {
     pd_err err;
     char text[PD_QUESTION_TEXT]; /* pd_fail_text is of one thread */
     cJSON *reply;
+    /* checkpoints (ckpts.c): what was made, or is to be reproduced */
+    uint8_t *file; /* the question's */
+    size_t file_size;
+    pd_ckpt_name name;
+    pd_ckpt_verdict verdict;
+    const char *why;
+    void (*then)(struct pd_question *q); /* on the loop, before the answer leaves; NULL: nothing */
 } pd_question;
 
 /* NULL and pd_fail without memory. */
 pd_question *pd_question_new(void);
-/* Hand q over.  takes q.  PD_EAGAIN: the answer will follow; else it is refused. */
+/* Hand q over; call 0: nobody waits for the answer.  takes q.  PD_EAGAIN: the answer will follow;
+ * else it is refused. */
 PD_CHECKED pd_err pd_question_trainer(pd_node *n, uint64_t call, pd_question *q,
                                       pd_trainer_question *fn);
 PD_CHECKED pd_err pd_question_store(pd_node *n, uint64_t call, pd_question *q,

@@ -81,6 +81,12 @@ static void tell(const pd_control *rec, pd_told *out) {
     case PD_RECORD_BEACON:
         out->kind = "beacon";
         break;
+    case PD_RECORD_CKPT:
+        out->kind = "checkpoint";
+        pd_hex(rec->ckpt.model, PD_DIGEST_BYTES, key);
+        snprintf(out->text, sizeof out->text, "%llu records give %s (a file of %llu bytes)",
+                 (unsigned long long)rec->ckpt.records, key, (unsigned long long)rec->ckpt.size);
+        break;
     default:
         out->kind = "other";
         snprintf(out->text, sizeof out->text, "kind %u, which this version does not read",

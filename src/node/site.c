@@ -1,5 +1,6 @@
 /* site.c - a node's folder opened as far as a command needs it, and made; see site.h. */
 #include "site.h"
+#include "peerd/ckpt.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
 #include "rotate.h"
@@ -47,7 +48,23 @@ static pd_err open_run(pd_site *s) {
     return e ? e : pd_identity_load(path, &s->identity);
 }
 
-/* The newest checkpoint that verifies, or the base; then every record since. */
+/* The checkpoint that the node began with, while its logs begin there. */
+static pd_err restore_begun(pd_site *s) {
+    uint8_t *file;
+    size_t n;
+    if (s->begun.state != PD_AUDIT_OPEN)
+        return pd_fail(PD_ENOENT, "this node did not begin with a checkpoint");
+    pd_err e = pd_store_file_get(s->store, s->begun.digest, &file, &n);
+    if (e)
+        return e;
+    e = pd_ckpt_restore(file, n, &s->replica, s->ledger);
+    free(file);
+    return e;
+}
+
+/* The newest checkpoint that verifies, or the one it began with, or the base; then every record
+ * since.  Records that are not here yet (before a log's base) are left to the running node.
+ */
 static pd_err open_replica(pd_site *s) {
     pd_replica *r = &s->replica;
     pd_err e = pd_replica_open(&s->manifest, r);
@@ -62,6 +79,8 @@ static pd_err open_replica(pd_site *s) {
     e = pd_store_ckpt_get(s->store, a, r->d, authors, n, PD_AUTHORS_MAX, &count);
     if (!e)
         e = pd_replica_restore(r, s->ledger, a, authors, n, count);
+    if (e && s->begun.state == PD_AUDIT_OPEN)
+        e = restore_begun(s);
     if (e)
         pd_debug("no checkpoint to start from, replaying from the base: %s", pd_fail_text());
     free(a);
@@ -71,7 +90,7 @@ static pd_err open_replica(pd_site *s) {
             pd_progress(false, "replaying: %llu of %llu records", (unsigned long long)r->records,
                         (unsigned long long)pd_ledger_records(s->ledger));
     }
-    return e;
+    return e == PD_ENOENT ? PD_OK : e;
 }
 
 static pd_err read_incarnation(pd_site *s) {
@@ -90,11 +109,13 @@ static pd_err read_incarnation(pd_site *s) {
     return e;
 }
 
-/* An own log that was cut may have been longer than what is left: never a second byte for one of its steps. */
+/* An own log that was cut may have been longer than what is left: never a second byte for one of
+ * its steps. */
 static pd_err next_incarnation(pd_site *s) {
     uint8_t v[4];
     if (s->incarnation + 1 == PD_INCARNATIONS)
-        return pd_fail(PD_EFULL, "this node's log was damaged %d times; join again in a new folder", PD_INCARNATIONS);
+        return pd_fail(PD_EFULL, "this node's log was damaged %d times; join again in a new folder",
+                       PD_INCARNATIONS);
     pd_store32(v, ++s->incarnation);
     pd_warn("this node's own log was damaged: it goes on as incarnation %u", s->incarnation);
     pd_err e = pd_store_meta_set(s->store, "incarnation", v, sizeof v);
@@ -110,6 +131,8 @@ static pd_err open_ledger(pd_site *s) {
         e = pd_store_load(s->store, s->identity.pub, s->ledger, &report);
     if (!e)
         e = read_incarnation(s);
+    if (!e)
+        e = pd_store_begun_get(s->store, &s->begun);
     if (!e && report.own_cut)
         e = next_incarnation(s);
     if (!e)
@@ -311,6 +334,18 @@ pd_err pd_site_create(const char *dir, const pd_config *config, const pd_identit
 }
 
 /* ---- small things ---- */
+
+pd_err pd_site_forget_checkpoint(pd_site *s) {
+    pd_store_begun none = {.state = PD_AUDIT_NONE};
+    pd_err e = pd_store_begun_set(s->store, &none);
+    if (!e)
+        e = pd_store_commit(s->store);
+    if (e)
+        return e;
+    s->begun = none;
+    pd_replica_reset(&s->replica);
+    return PD_OK;
+}
 
 pd_subset pd_site_held(const pd_site *s) {
     return (pd_subset){s->heldout_data ? s->heldout_data : s->data, s->held, s->n_held};

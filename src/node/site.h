@@ -39,6 +39,7 @@ typedef struct pd_site {
     pd_ledger *ledger;
     uint32_t incarnation;
     bool restored;
+    pd_store_begun begun; /* the checkpoint that it began with, if it did */
     pd_replica replica;
     uint8_t *basis_file;
     size_t basis_bytes;
@@ -68,7 +69,8 @@ extern const pd_site_opts pd_site_as_set;
  * Errors: PD_ENOENT (no node), PD_EBUSY (a process runs on it), PD_EMISMATCH (another model than
  * the run's, another run's store), and those of every part; each text names the file.
  */
-PD_CHECKED pd_err pd_site_open(const char *dir, pd_site_depth depth, const pd_site_opts *opts, pd_site *out);
+PD_CHECKED pd_err pd_site_open(const char *dir, pd_site_depth depth, const pd_site_opts *opts,
+                               pd_site *out);
 void pd_site_close(pd_site *s);
 
 /* Write a new node's folder: key, manifest, settings, an empty store that holds the basis file (if
@@ -85,6 +87,9 @@ bool pd_site_exists(const char *dir);
  * this is). */
 PD_CHECKED pd_err pd_site_check_model(const pd_manifest *m, const pd_gguf *g, const pd_tokenizer *t,
                                       const char *path);
+
+/* Trust the checkpoint that the node began with no longer: back to the base model, for good. */
+PD_CHECKED pd_err pd_site_forget_checkpoint(pd_site *s);
 
 /* The held-out records. */
 pd_subset pd_site_held(const pd_site *s);

@@ -16,6 +16,8 @@ typedef enum job_kind {
     JOB_OWN,
     JOB_INCARNATION,
     JOB_CHECKPOINT,
+    JOB_SHARED,
+    JOB_BEGUN,
     JOB_INVITE_ADD,
     JOB_INVITE_USED,
     JOB_ADDR,
@@ -29,6 +31,8 @@ typedef struct job {
     uint8_t stream, seal[64], digest[PD_DIGEST_BYTES];
     uint64_t at; /* from, incarnation or invite */
     pd_invite invite;
+    uint8_t file[32];
+    pd_store_begun begun;
     pd_store_addr addr;
     pd_storer_question *ask;
     void *ask_ctx;
@@ -126,6 +130,10 @@ static pd_err do_other(pd_storer *s, const job *j) {
     case JOB_CHECKPOINT:
         return pd_store_ckpt_put(s->store, j->digest, (const int32_t *)(const void *)j->bytes, j->n,
                                  j->authors, j->steps, j->n_authors);
+    case JOB_SHARED:
+        return pd_store_shared_put(s->store, j->file, j->bytes, j->n);
+    case JOB_BEGUN:
+        return pd_store_begun_set(s->store, &j->begun);
     case JOB_INVITE_ADD:
         return pd_store_invite_add(s->store, &j->invite);
     case JOB_INVITE_USED:
@@ -294,6 +302,23 @@ void pd_storer_checkpoint(pd_storer *s, const pd_replica *r, const int32_t *a,
     memcpy(j->bytes, a, coords);
     memcpy(j->steps, r->n, r->n_authors * sizeof(uint64_t));
     memcpy(j->authors, r->author, r->n_authors * sizeof(pd_author));
+    put(s, j);
+}
+
+void pd_storer_shared(pd_storer *s, const uint8_t digest[32], const uint8_t *file, size_t n) {
+    job *j = job_new(JOB_SHARED, n);
+    if (!j)
+        return;
+    j->n = n;
+    memcpy(j->file, digest, 32);
+    memcpy(j->bytes, file, n);
+    put(s, j);
+}
+
+void pd_storer_begun(pd_storer *s, const pd_store_begun *b) {
+    job *j = job_new(JOB_BEGUN, 0);
+    if (j)
+        j->begun = *b;
     put(s, j);
 }
 

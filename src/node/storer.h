@@ -31,6 +31,9 @@ void pd_storer_incarnation(pd_storer *s,
                            uint32_t incarnation); /* durable before the next own bytes */
 void pd_storer_checkpoint(pd_storer *s, const pd_replica *r, const int32_t *a,
                           const uint8_t digest[PD_DIGEST_BYTES]);
+/* A checkpoint file to serve, and what is known of the one that this node began with. */
+void pd_storer_shared(pd_storer *s, const uint8_t digest[32], const uint8_t *file, size_t n);
+void pd_storer_begun(pd_storer *s, const pd_store_begun *b);
 void pd_storer_invite_add(pd_storer *s, const pd_invite *v);
 void pd_storer_invite_used(pd_storer *s, uint64_t id);
 void pd_storer_addr(pd_storer *s, const pd_store_addr *a);

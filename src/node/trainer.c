@@ -13,7 +13,8 @@
 enum {
     FOLLOW_MOST = 1 << 16, /* records folded before anything else is looked at */
     WAIT_MS = 500,
-    QUIET_MS = 3000, /* nothing new for so long: time to judge what stands */
+    AUDIT_MOST = 1 << 12, /* records of the audit replayed between two probes */
+    QUIET_MS = 3000,      /* nothing new for so long: time to judge what stands */
     DIGEST_MS = 1000,
     CHECKPOINT_MS = 60000,
     HELD_MS = 10000, /* at least this between two held-out losses, */
@@ -44,8 +45,11 @@ struct pd_trainer {
     pd_rng rng;
     uint8_t *signs;
     int32_t *sealed;
-    uint32_t *order;    /* of the training records, shuffled each epoch */
-    size_t at;          /* next one */
+    uint32_t *order; /* of the training records, shuffled each epoch */
+    size_t at;       /* next one */
+    bool audit;      /* the checkpoint begun with is to be replayed, in `fresh` */
+    pd_replica fresh;
+    bool waits;         /* see pd_trainer_status */
     bool lost;          /* the replica does not match the ledger: silent */
     uint64_t due_ms;    /* when the run's rate allows the next batch */
     bool behind;        /* the ledger holds more than was folded */
@@ -113,6 +117,8 @@ static void publish(pd_trainer *t, bool now) {
         t->digest_changes = r->changes;
         t->digest_due_ms = ms + DIGEST_MS;
     }
+    if (t->waits)
+        return; /* it holds what does not count: not to be kept */
     if (r->changes != t->checkpoint_changes && (now || ms >= t->checkpoint_due_ms)) {
         uint8_t digest[PD_DIGEST_BYTES];
         pd_replica_sealed(r, t->sealed, digest);
@@ -236,16 +242,34 @@ static bool take_orders(pd_trainer *t, bool *may) {
         pd_replica_take_back(r, refused_step);
         t->core_step = refused_step;
     }
-    *may = speak && !pause && !t->lost && t->rising < RISING_MOST;
+    *may = speak && !pause && !t->lost && !t->waits && t->rising < RISING_MOST;
     if (question)
         question(question_ctx, r, t->conf.space);
     return stop;
+}
+
+/* Something is to be folded or taken back that lies before a log's base: a checkpoint was begun
+ * with whose records count no longer, or it is gone.  Once every log is whole, replay begins anew.
+ */
+static void wait_for_prefixes(pd_trainer *t) {
+    bool whole = pd_ledger_lacking(t->conf.ledger) == 0;
+    if (!t->waits && !whole)
+        pd_warn("replay waits for records from before the checkpoint that this node began with");
+    if (whole)
+        pd_replica_reset(t->conf.replica);
+    t->waits = !whole;
+    t->behind = whole;
 }
 
 static void follow(pd_trainer *t) {
     uint64_t folded = 0;
     t->behind = false;
     pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
+    if (e == PD_ENOENT) {
+        wait_for_prefixes(t);
+        return;
+    }
+    t->waits = false;
     if (e == PD_EMISMATCH) {
         /* The log was continued by what we had said before a crash or elsewhere: that is what
          * counts. */
@@ -257,6 +281,52 @@ static void follow(pd_trainer *t) {
     } else {
         t->behind = folded == FOLLOW_MOST;
     }
+}
+
+/* ---- the audit ---- */
+
+static bool same_records(const pd_replica *a, const pd_replica *b) {
+    for (uint32_t i = 0; i < a->n_authors || i < b->n_authors; i++)
+        if ((i < a->n_authors ? a->n[i] : 0) != (i < b->n_authors ? b->n[i] : 0))
+            return false;
+    return true;
+}
+
+/* Both hold the same records now, one from the checkpoint on, the other from the base model: equal
+ * coordinates show that the checkpoint was right, since what came after it is the same in both.  If
+ * they differ, replay is what counts.
+ */
+static void conclude_audit(pd_trainer *t) {
+    pd_replica *r = t->conf.replica;
+    uint8_t begun[PD_DIGEST_BYTES], replayed[PD_DIGEST_BYTES];
+    pd_replica_sealed(r, t->sealed, begun);
+    pd_replay_digest(t->fresh.a, r->d, replayed);
+    bool equal = memcmp(begun, replayed, sizeof begun) == 0;
+    if (!equal) {
+        pd_replica_take_back(r, 0);
+        memcpy(r->a, t->fresh.a, r->d * sizeof *r->a);
+        r->changes++;
+    }
+    t->audit = false;
+    pd_replica_close(&t->fresh);
+    t->conf.hooks.audited(t->conf.hooks.ctx, equal ? PD_AUDIT_EQUAL : PD_AUDIT_DIFFERS);
+}
+
+/* A step of it, as soon as every log is whole. */
+static void audit(pd_trainer *t) {
+    uint64_t folded = 0;
+    if (!t->audit || t->behind || t->waits || t->lost || pd_ledger_lacking(t->conf.ledger))
+        return;
+    pd_err e = t->fresh.a ? PD_OK : pd_replica_open(t->conf.manifest, &t->fresh);
+    if (!e)
+        e = pd_replica_follow(&t->fresh, t->conf.ledger, AUDIT_MOST, &folded);
+    if (e)
+        pd_warn("the checkpoint's audit does not go on: %s", pd_fail_text());
+    pthread_mutex_lock(&t->lock);
+    t->status.audited = t->fresh.records;
+    pthread_mutex_unlock(&t->lock);
+    if (!e && folded < AUDIT_MOST && same_records(t->conf.replica, &t->fresh))
+        conclude_audit(t);
 }
 
 static void wait_for_news(pd_trainer *t, uint64_t ms) {
@@ -292,10 +362,12 @@ static void *run(void *arg) {
     while (!take_orders(t, &may)) {
         uint64_t before = r->changes;
         follow(t);
+        audit(t);
         bool more = r->own == UINT32_MAX || pd_replica_next_step(r) < t->conf.records;
         may = may && in_step(t);
         pthread_mutex_lock(&t->lock);
         t->status.state = state_of(t, may, more);
+        t->status.waits = t->waits;
         pthread_mutex_unlock(&t->lock);
         publish(t, (!may || !more) && !t->behind);
         if (may && more) {
@@ -311,7 +383,7 @@ static void *run(void *arg) {
             quiet_ms = still ? quiet_ms ? quiet_ms : pd_clock_ms() : 0;
             if (still && t->status.held_at != r->records && pd_clock_ms() - quiet_ms >= QUIET_MS)
                 evaluate(t); /* the end, or a pause: what stands now */
-            if (r->changes == before)
+            if (r->changes == before && !(t->audit && t->fresh.a))
                 wait_for_news(t, WAIT_MS);
         }
         if (t->rising >= RISING_MOST && !was_rising)
@@ -327,6 +399,7 @@ static void *run(void *arg) {
 /* ---- from outside ---- */
 
 static void trainer_free(pd_trainer *t) {
+    pd_replica_close(&t->fresh);
     pd_prober_close(&t->prober);
     pd_bench_close(&t->bench);
     free(t->signs);
@@ -366,6 +439,7 @@ pd_err pd_trainer_start(const pd_trainer_conf *conf, pd_trainer **out) {
         return pd_fail(PD_ENOMEM, "no memory for the trainer");
     t->conf = *conf;
     t->rng.state = conf->seed;
+    t->audit = conf->audit;
     t->status.loss = NAN;
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

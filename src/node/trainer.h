@@ -12,6 +12,7 @@
 
 #include "peerd/probe.h"
 #include "peerd/replica.h"
+#include "peerd/store.h"
 
 typedef struct pd_trainer pd_trainer;
 
@@ -23,6 +24,9 @@ typedef struct pd_trainer_hooks { /* called on the trainer's thread */
      * needed. */
     void (*checkpoint)(void *ctx, const pd_replica *r, const int32_t *a,
                        const uint8_t digest[PD_DIGEST_BYTES]);
+    /* The checkpoint that the node began with was replayed from the base model: PD_AUDIT_EQUAL, or
+     * PD_AUDIT_DIFFERS, and the model is now what replay gives. */
+    void (*audited)(void *ctx, pd_audit_state state);
 } pd_trainer_hooks;
 
 typedef struct pd_trainer_conf {
@@ -37,6 +41,7 @@ typedef struct pd_trainer_conf {
     uint32_t probes;        /* directions a batch */
     uint64_t records;       /* own records to make in all; UINT64_MAX: no end */
     uint64_t seed;
+    bool audit; /* the replica began with a checkpoint that is not audited yet */
     pd_trainer_hooks hooks;
 } pd_trainer_conf;
 
@@ -63,6 +68,8 @@ typedef struct pd_trainer_status {
     pd_loss held_first, held_now;    /* units 0: none yet */
     double held_best;
     uint64_t held_at; /* records in the model at held_now */
+    uint64_t audited; /* records that the audit has replayed; 0 while there is none */
+    bool waits;       /* the model needs records from before a base, so it stands still */
 } pd_trainer_status;
 
 PD_CHECKED pd_err pd_trainer_start(const pd_trainer_conf *conf, pd_trainer **out);

@@ -118,7 +118,8 @@ static void join(malice *m, const char *text) {
     snprintf(config.name, sizeof config.name, "malice");
     pd_identity_new(&m->id);
     if (pd_ticket_read(text, &ticket) != PD_OK ||
-        pd_join_run(&ticket, &m->id, &config, any_model, NULL, &m->joined) != PD_OK)
+        pd_join_run(&ticket, &m->id, &config, PD_CATCH_UP_REPLAY, any_model, NULL, &m->joined) !=
+            PD_OK)
         die("cannot join");
 }
 

@@ -111,7 +111,8 @@ class Nodes(unittest.TestCase):
         self.alpha, self.beta = Node(self.work + "/alpha"), Node(self.work + "/beta")
         for node in (self.alpha, self.beta):
             self.addCleanup(node.stop)
-        run(PEERD, "init", self.alpha.dir, *self.local, *space)
+        self.init = [PEERD, "init", self.alpha.dir, *self.local, *space]
+        run(*self.init)
 
     def start_alpha(self, *flags):
         self.alpha.start("--seal-ms", "300", *flags)
@@ -323,6 +324,38 @@ class Nodes(unittest.TestCase):
         self.assertEqual(self.alpha.steps("alpha"), self.beta.steps("alpha"))
         beta = json.loads(self.beta.ctl("members", "--json"))["members"]
         self.assertEqual([m["incarnation"] for m in beta], [0, 0])
+
+    def test_checkpoint(self):
+        """A newcomer that begins with a checkpoint has the others' model at once, says on whose word until it has
+        replayed it, and ends with what replay gives, bit for bit, its logs whole."""
+        shutil.rmtree(self.alpha.dir)
+        run(*self.init, "--rate-max", "1000")
+        self.start_both()
+        wait_for("a whole chunk of both", lambda: min(n.status()["step"] for n in (self.alpha, self.beta)) >= 1100)
+        self.settle()
+        made = json.loads(self.alpha.ctl("checkpoint", "--json"))
+        self.assertEqual([made[k] for k in ("digest", "records")],
+                         [self.alpha.status()[k] for k in ("digest", "records")])
+        wait_for("beta attests it, too", lambda: "checkpoint" in self.beta.ctl("log", "--author", "beta", "--control"))
+        gamma = Node(self.work + "/gamma")
+        self.addCleanup(gamma.stop)
+        ticket = self.alpha.ctl("invite").split()[0]
+        said = subprocess.run([PEERD, "join", gamma.dir, ticket, *self.local, "--catch-up", "checkpoint"],
+                              capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual(said.returncode, 0, said.stderr)
+        self.assertRegex(said.stderr, r"by replay about \d+ s .*, by a checkpoint of %d records" % made["records"])
+        self.assertIn("records that 2 members attest", said.stderr)
+        before = run(PEERD, "verify", gamma.dir, ok=(1,))
+        self.assertRegex(before, r"^not verified: %d records, on the word of 2 members" % made["records"])
+        gamma.start("--records", "0")
+        gamma.wait_said("is right: its %d records replayed from the base model" % made["records"])
+        self.assertEqual(gamma.status()["checkpoint"]["audit"], "equal")
+        wait_for("all records", lambda: gamma.status()["records"] == self.alpha.status()["records"])
+        wait_for("the same model", lambda: gamma.status()["digest"] == self.alpha.status()["digest"])
+        self.assertIn("equal: ", gamma.ctl("verify"))
+        self.assertEqual(gamma.steps("alpha"), self.alpha.steps("alpha"))
+        gamma.stop()
+        self.assertTrue(run(PEERD, "verify", gamma.dir).startswith("equal: "))
 
     def test_stopped(self):
         """A doctor for a node that does not run says so, and the line that starts it."""

@@ -178,6 +178,35 @@ def basis(layers, mask, r1, r2):
     return out
 
 
+def ckpt(logs, coords, run=b"\x55" * 32, tag=b"peerd.ckpt.v1"):
+    """ckpt.h; logs: (key's first byte, incarnation, n, C_j, tail)."""
+    out = tag + run + varint(len(coords)) + varint(sum(n for _, _, n, _, _ in logs)) + varint(len(logs))
+    for first, inc, n, c, tail in logs:
+        out += bytes([first]) + bytes(31) + varint(inc) + varint(n) + c + tail + b"S" + bytes([first]) + bytes(62)
+    return b"\x01" + out + b"".join(struct.pack("<i", a) for a in coords)
+
+
+def ckpts():
+    def h(*parts):
+        return hashlib.blake2b(b"".join(parts), digest_size=32).digest()
+
+    def place(first, byte, n):
+        """Where the target's log of this author stands after n bytes."""
+        c = h(b"peerd.log.v1", b"\x55" * 32, bytes([first]) + bytes(31), bytes(4), b"\x00")
+        for j in range(n // 1024):
+            c = h(b"peerd.chunk.v1", c, struct.pack("<Q", j), h(bytes([byte]) * 1024))
+        return (first, 0, n, c, bytes([byte]) * (n % 1024))
+
+    logs = [place(0x10, 5, 1030), place(0x20, 6, 5), place(0x30, 7, 1024)]
+    whole = ckpt(logs, range(8))
+    return {
+        "whole": whole, "first": ckpt(logs[:1], range(8)), "none": ckpt([], range(8)), "short": whole[:-3],
+        "long": whole + b"\x00", "run": b"\x00" + whole[1:14] + bytes(32) + whole[46:], "tag": ckpt(logs, [1], tag=b"peerd.ckpt.v2"),
+        "disorder": ckpt(logs[::-1], range(8)), "unknown": ckpt([place(0x40, 1, 3)], range(8)),
+        "reserved": ckpt([(0x20, 0, 5, bytes(32), b"\x06\x80\x06\x06\x06")], range(8)),
+    }
+
+
 def change(page, offset, new):
     return bytes([page]) + struct.pack("<HB", offset, len(new) - 1) + new
 
@@ -201,6 +230,7 @@ def targets():
         "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
         "frame": frames_to_core(), "frames": schedules(),
+        "ckpt": ckpts(),
         "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2)},
         "control": {"ask": struct.pack("<H", len(ask)) + ask,
                     "pieces": struct.pack("<H", 9) + ask[:9] + struct.pack("<H", len(ask) - 9) + ask[9:],

@@ -139,6 +139,8 @@ bool mesh_converged(mesh *m, char *why, size_t room) {
             snprintf(why, room, "node %u links %u members %u", i, s.links, s.members);
             return false;
         }
+        if (n->hold || !ckpt_is_whole(n))
+            return differ(why, room, "has not audited its checkpoint", n);
         if (s.missing || s.vv_hash != s0.vv_hash)
             return differ(why, room, "has another version vector", n);
         if (!same_logs(m, n, &m->nodes[0]) || !same_logs(m, &m->nodes[0], n) ||
@@ -178,6 +180,8 @@ void mesh_close(mesh *m) {
         free(m->nodes[i].arena);
         free(m->nodes[i].join_arena);
     }
+    for (uint32_t i = 0; i < m->n_files; i++)
+        free(m->file[i].p);
     for (uint32_t i = 0; i < m->n_truths; i++)
         free(m->truths[i].bytes);
     free(m->heap);

@@ -34,6 +34,9 @@ typedef struct slog { /* one log at one node; bytes [0, durable) survive a crash
     uint64_t n, durable, room;
     uint8_t seal[64], durable_seal[64];
     uint64_t void_at; /* as the core has said */
+    uint64_t base;    /* bytes before it are not held */
+    uint8_t mark[32]; /* the chain there */
+    uint64_t begun;   /* records of it in the checkpoint that the node began with */
 } slog;
 
 typedef struct snapshot {
@@ -50,6 +53,15 @@ typedef struct invite {
 } invite;
 
 typedef struct mesh mesh;
+
+/* A checkpoint file, somewhere in the world. */
+typedef struct file {
+    uint8_t *p;
+    size_t n;
+    pd_ckpt_name name;
+} file;
+
+enum { FILES_MAX = 24 };
 
 typedef struct node {
     mesh *net;
@@ -79,6 +91,15 @@ typedef struct node {
     uint64_t clogged[PD_SESSIONS_MAX]; /* sessions, to be told after this step */
     uint32_t n_clogged;
     bool file_bad;
+    /* mesh_ckpt.c */
+    bool hold;          /* a newcomer who looks for a checkpoint */
+    uint64_t hold_until;
+    uint32_t files;     /* held, one bit each */
+    uint32_t looked_at; /* judged, one bit each */
+    uint32_t want;      /* the file being fetched; FILES_MAX: none */
+    uint64_t want_got;
+    bool begun, lied_to;
+    int32_t a[COORDS]; /* of the checkpoint it began with */
 } node;
 
 typedef struct pipe_end {
@@ -111,6 +132,8 @@ typedef enum what {
     W_FLOWING,
     W_GRADIENT,
     W_LAZY,
+    W_INSTALL,
+    W_INSTALLED,
     W_FAULT
 } what;
 
@@ -138,6 +161,10 @@ struct mesh {
     rng r;
     bool ed25519, faults, quiet;
     uint32_t bans; /* written so far */
+    bool ckpts;    /* checkpoints are made, attested and begun with */
+    bool forged;   /* the liar's have a false mark instead of false coordinates */
+    file file[FILES_MAX];
+    uint32_t n_files, n_begun, n_refused;
     pd_manifest manifest;
     char manifest_text[PD_MANIFEST_MAX];
     size_t manifest_bytes;
@@ -175,6 +202,24 @@ bool evil_ban(mesh *m, uint32_t i);
 /* S7: every void is somebody's fault, exactly where it began; the same everywhere. */
 bool evil_voids_are_right(mesh *m, char *why, size_t room);
 uint64_t evil_counts(const node *n, const slog *l); /* bytes of a log that count at a node */
+
+/* mesh_ckpt.c */
+/* A second has passed for a running node: it makes checkpoints, judges those of others, or looks for one. */
+void ckpt_turn(mesh *m, node *n);
+/* A file of what the node holds, attested by it; a liar's is wrong. */
+void ckpt_make(mesh *m, node *n);
+/* Attest whatever it is. */
+void ckpt_attest(mesh *m, node *n, uint32_t which);
+void ckpt_piece(mesh *m, node *n, const pd_action *a);
+void ckpt_installed(mesh *m, node *n, const pd_action *a);
+void ckpt_go_on(mesh *m, node *n, const happening *h); /* W_INSTALL, W_INSTALLED */
+void ckpt_prefix(mesh *m, node *n, const pd_action *a);
+size_t ckpt_file(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
+                 uint64_t *total);
+bool ckpt_is_whole(const node *n);
+/* The model's coordinates from the checkpoint begun with, or from the base model.  False: bytes before a base are
+ * needed. */
+bool ckpt_coords(mesh *m, const node *n, bool from_base, int32_t a[COORDS]);
 
 /* net.c */
 void net_dial(mesh *m, node *from, const pd_action *a);

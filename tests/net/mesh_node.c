@@ -53,8 +53,10 @@ static void witness(mesh *m, const node *n, const slog *l) {
         return;
     truth *t = mesh_truth(m, &l->author, l->stream);
     uint64_t common = t->n < l->n ? t->n : l->n;
-    if (common && memcmp(t->bytes, l->bytes, common)) {
-        uint64_t at = 0;
+    if (t->n < l->base)
+        return; /* it begins behind what anybody can compare */
+    if (common && memcmp(t->bytes + l->base, l->bytes + l->base, common - l->base)) {
+        uint64_t at = l->base;
         while (t->bytes[at] == l->bytes[at])
             at++;
         mesh_fail(m,
@@ -186,7 +188,7 @@ static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n,
 static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
                        size_t room) {
     slog *l = node_log(ctx, a, stream, false);
-    if (!l || from >= l->n)
+    if (!l || from >= l->n || from < l->base)
         return 0;
     size_t n = l->n - from < room ? (size_t)(l->n - from) : room;
     memcpy(out, l->bytes + from, n);
@@ -200,13 +202,22 @@ uint8_t file_byte(uint64_t at) {
 static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
                        size_t room, uint64_t *total) {
     node *n = ctx;
+    if (digest[0] != 7)
+        return ckpt_file(n, digest, offset, out, room, total);
     *total = FILE_BYTES;
-    if (digest[0] != 7 || offset >= n->file_got || n->file_got < FILE_BYTES)
+    if (offset >= n->file_got || n->file_got < FILE_BYTES)
         return 0;
     size_t size = FILE_BYTES - offset < room ? (size_t)(FILE_BYTES - offset) : room;
     for (size_t i = 0; i < size; i++)
         out[i] = file_byte(offset + i);
     return size;
+}
+
+static uint64_t log_base(void *ctx, const pd_author *a, uint8_t mark[32]) {
+    const slog *l = node_log(ctx, a, PD_STREAM_GRADIENTS, false);
+    if (l && l->base)
+        memcpy(mark, l->mark, 32);
+    return l ? l->base : 0;
 }
 
 static uint8_t *log_room(void *ctx, unsigned stage, size_t bytes) {
@@ -252,7 +263,8 @@ void node_start(mesh *m, node *n) {
                          .n_listen = 1,
                          .members_max = NODES_MAX + PD_MEMBERS_SPARE,
                          .stage_bytes = 1 << 12,
-                         .restored = n->restored};
+                         .restored = n->restored,
+                         .hold = n->hold};
     memcpy(conf.run, m->run, 32);
     memcpy(conf.key, n->id.pub, 32);
     memcpy(conf.founder, m->nodes[0].id.pub, 32);
@@ -264,8 +276,12 @@ void node_start(mesh *m, node *n) {
     conf.known = known;
     conf.n_known = 1;
     pd_core_crypto c;
-    pd_core_log log = {
-        .ctx = n, .seal = log_seal, .read = log_read, .file = log_file, .room = log_room};
+    pd_core_log log = {.ctx = n,
+                       .seal = log_seal,
+                       .read = log_read,
+                       .file = log_file,
+                       .room = log_room,
+                       .base = log_base};
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
     if (pd_core_open(&conf, crypto_of(n, &c), &log, m->now, n->arena, pd_core_bytes(&conf),
@@ -283,7 +299,7 @@ void node_start(mesh *m, node *n) {
         n->file_got = FILE_BYTES;
     pd_event e = {.kind = PD_EV_TICK};
     node_step(m, n, &e);
-    if (n->file_got < FILE_BYTES) {
+    if (n->file_got < FILE_BYTES && !n->hold) {
         pd_event f = {.kind = PD_EV_FETCH, .at = n->file_got, .n = FILE_BYTES, .digest = {7}};
         node_step(m, n, &f);
     }
@@ -414,6 +430,9 @@ static void send(mesh *m, node *n, const pd_action *a) {
 static void joined(mesh *m, node *n) {
     node_commit(m, n);
     n->join = NULL;
+    n->hold = m->ckpts && rng_percent(&m->r, 60);
+    n->hold_until = m->now + 60000;
+    n->want = FILES_MAX;
     node_start(m, n);
 }
 
@@ -465,7 +484,16 @@ static bool carry_out(mesh *m, node *n, const pd_action *a) {
             n->invites[i].spent |= n->invites[i].id == a->invite;
         break;
     case PD_ACT_FILE:
-        take_piece(m, n, a);
+        if (n->hold)
+            ckpt_piece(m, n, a);
+        else
+            take_piece(m, n, a);
+        break;
+    case PD_ACT_INSTALLED:
+        ckpt_installed(m, n, a);
+        break;
+    case PD_ACT_PREFIX:
+        ckpt_prefix(m, n, a);
         break;
     case PD_ACT_NOTE:
         if (getenv("MESH_NOTES"))
@@ -529,10 +557,8 @@ void node_step(mesh *m, node *n, const pd_event *e) {
 /* ---- replay ---- */
 
 void node_digest(mesh *m, const node *n, uint8_t out[16]) {
-    int32_t a[COORDS] = {0};
-    for (uint32_t i = 0; i < n->n_logs; i++)
-        if (n->logs[i].stream == PD_STREAM_GRADIENTS && n->logs[i].n)
-            pd_replay_fold(&m->replay, a, COORDS, &n->logs[i].author, 0, n->logs[i].bytes,
-                           (size_t)evil_counts(n, &n->logs[i]));
+    int32_t a[COORDS];
+    if (!ckpt_coords(m, n, n->lied_to, a))
+        memset(a, 0xff, sizeof a); /* equal to nobody's */
     pd_replay_digest(a, COORDS, out);
 }

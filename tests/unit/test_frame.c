@@ -33,6 +33,10 @@ static const struct {
     {{.kind = PD_ITEM_PRUNE, .u.prune = 300}, "05ac02"},
     {{.kind = PD_ITEM_GRAFT, .u.pull = {3, 128, 65536}}, "0703800180" "8004"},
     {{.kind = PD_ITEM_PULL, .u.pull = {3, 128, 65536}}, "0603800180" "8004"},
+    {{.kind = PD_ITEM_PREFIXQ, .u.pull = {3, 128, 65536}}, "0b03800180" "8004"},
+    {{.kind = PD_ITEM_PREFIXA, .u.part = {.log = 3, .offset = 128, .bytes = bytes, .count = 3}}, "0c0380010311" "2233"},
+    {{.kind = PD_ITEM_PREFIXA, .u.part = {.log = 300, .offset = 5}}, "0cac020500"},
+    {{.kind = PD_ITEM_BASE, .u.pull = {.log = 3, .from = 2048}}, "0d038010"},
     {{.kind = PD_ITEM_SUMMARY, .u.summary = {1, 2, 3, 4}}, "09" "0100000000000000" "0200000000000000" "0304"},
     {{.kind = PD_ITEM_PING, .u.ping = {0xdeadbeef, 0}}, "0eefbeadde00"},
     {{.kind = PD_ITEM_PONG, .u.ping = {1, 0}}, "0f0100000000"},
@@ -205,6 +209,9 @@ START_TEST(records_have_their_golden_bytes) {
          "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
          "00000000000000000000000000000000" "01"},
         {{.kind = PD_RECORD_BEACON}, "0700"},
+        {{.kind = PD_RECORD_CKPT, .ckpt = {.file = {1, 2}, .model = {3}, .size = 300, .records = 7}},
+         "0833" "0102" "000000000000000000000000000000000000000000000000000000000000"
+         "03000000000000000000000000000000" "ac0207"},
     };
     for (size_t i = 0; i < sizeof g / sizeof *g; i++) {
         uint8_t b[256];

@@ -138,7 +138,7 @@ START_TEST(refusals_name_the_cause) {
     pd_store_close(NULL);
 
     int fd = open(in_dir("ledger.db"), O_RDWR);
-    ck_assert(fd >= 0 && pwrite(fd, "\0\0\0\2", 4, 60) == 4); /* user_version of the file format */
+    ck_assert(fd >= 0 && pwrite(fd, "\0\0\0\3", 4, 60) == 4); /* user_version of the file format */
     ck_assert_int_eq(pd_store_open(dir, true, run, &s), PD_EUNSUPPORTED);
     ck_assert(pwrite(fd, "\0\0\0\1GP10", 8, 60) == 8 &&
               pwrite(fd, "GP10", 4, 68) == 4); /* application_id */

@@ -26,6 +26,7 @@ typedef struct said {
     uint32_t checkpoints;
     uint64_t checkpoint_records;
     uint8_t checkpoint_digest[PD_DIGEST_BYTES];
+    pd_audit_state audited;
 } said;
 
 typedef struct subject {
@@ -66,6 +67,13 @@ static void on_checkpoint(void *ctx, const pd_replica *r, const int32_t *a,
     pthread_mutex_unlock(&s->lock);
 }
 
+static void on_audited(void *ctx, pd_audit_state state) {
+    said *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    s->audited = state;
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void open_subject(subject *s) {
     memset(s, 0, sizeof *s);
     pd_log_set(PD_LOG_ERROR);
@@ -91,7 +99,7 @@ static void open_subject(subject *s) {
                                 .probes = 1,
                                 .records = UINT64_MAX,
                                 .seed = 5,
-                                .hooks = {&s->said, on_gradient, on_checkpoint}};
+                                .hooks = {&s->said, on_gradient, on_checkpoint, on_audited}};
 }
 
 static void start(subject *s) {
@@ -195,6 +203,90 @@ START_TEST(makes_its_records) {
     stop(&s);
     ck_assert_uint_eq(s.said.checkpoint_records, 12);
     expect_digest(&s, s.said.checkpoint_digest);
+    close_subject(&s);
+}
+END_TEST
+
+static pd_audit_state audited(subject *s) {
+    pthread_mutex_lock(&s->said.lock);
+    pd_audit_state state = s->said.audited;
+    pthread_mutex_unlock(&s->said.lock);
+    return state;
+}
+
+/* Begin as a newcomer with a checkpoint: 1500 records of `other`, those before byte 1024 not held,
+ * and coordinates that are right or not.  The prefix comes when it is told to. */
+static const uint8_t others[1500] = {5, 9, 200, 7};
+
+static void begin_with_checkpoint(subject *s, int32_t wrong_by) {
+    uint32_t index;
+    uint8_t mark[32] = {0}; /* who proves it is the core */
+    ck_ok(pd_ledger_author(s->ledger, &other, &index));
+    ck_ok(pd_ledger_begin_at(s->ledger, index, 1024, mark, others + 1024, 1500 - 1024, seal));
+    int32_t *a = calloc(s->replica.d, sizeof *a);
+    pd_replay_fold(&s->replica.replay, a, s->replica.d, &other, 0, others, 1500);
+    a[1] += wrong_by;
+    ck_ok(pd_replica_restore(&s->replica, s->ledger, a, &other, &(uint64_t){1500}, 1));
+    free(a);
+    s->conf.audit = true;
+    s->conf.records = 0;
+}
+
+static void give_prefix(subject *s) {
+    uint32_t index;
+    ck_ok(pd_ledger_author(s->ledger, &other, &index));
+    ck_ok(pd_ledger_prefix_add(s->ledger, index, 0, others, 1024));
+    ck_ok(pd_ledger_prefix_end(s->ledger, index, true));
+    pd_trainer_wake(s->trainer);
+}
+
+/* A newcomer's trust ends here: a right checkpoint is told from a wrong one, and after a wrong one
+ * the model is what the records give. */
+START_TEST(the_checkpoint_begun_with_is_replayed) {
+    for (int32_t wrong = 0; wrong < 2; wrong++) {
+        subject s;
+        open_subject(&s);
+        begin_with_checkpoint(&s, wrong);
+        start(&s);
+        append(&s, &other, 1500, (const uint8_t[]){1, 2, 3}, 3);
+        WAIT(status(&s).records == 1503);
+        ck_assert_int_eq(audited(&s), PD_AUDIT_NONE);
+        give_prefix(&s);
+        WAIT(audited(&s) != PD_AUDIT_NONE);
+        ck_assert_int_eq(audited(&s), wrong ? PD_AUDIT_DIFFERS : PD_AUDIT_EQUAL);
+        stop(&s);
+        ck_assert_uint_eq(s.replica.records, 1503);
+        int32_t *a = malloc(s.replica.d * sizeof *a);
+        uint8_t digest[PD_DIGEST_BYTES];
+        pd_replica_sealed(&s.replica, a, digest);
+        free(a);
+        expect_digest(&s, digest);
+        close_subject(&s);
+    }
+}
+END_TEST
+
+/* Records from before the base stop counting: they cannot be taken back, so nothing is made or kept
+ * that rests on them, until all is here and replay begins anew. */
+START_TEST(replay_waits_for_what_it_does_not_hold) {
+    subject s;
+    uint32_t index;
+    open_subject(&s);
+    begin_with_checkpoint(&s, 0);
+    s.conf.records = UINT64_MAX;
+    start(&s);
+    ck_ok(pd_ledger_author(s.ledger, &other, &index));
+    pd_ledger_void(s.ledger, index, 100);
+    pd_trainer_speak(s.trainer, true, &me);
+    WAIT(status(&s).waits);
+    uint32_t made = count(&s); /* before it heard of the ban */
+    pd_sleep_ms(50);
+    ck_assert_uint_eq(count(&s), made);
+    pd_trainer_speak(s.trainer, false, NULL);
+    give_prefix(&s);
+    WAIT(!status(&s).waits && status(&s).records == 100);
+    WAIT(audited(&s) == PD_AUDIT_EQUAL);
+    stop(&s);
     close_subject(&s);
 }
 END_TEST
@@ -481,6 +573,8 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, makes_its_records);
+    tcase_add_test(tc, the_checkpoint_begun_with_is_replayed);
+    tcase_add_test(tc, replay_waits_for_what_it_does_not_hold);
     tcase_add_test(tc, several_probes_a_batch);
     tcase_add_test(tc, follows);
     tcase_add_test(tc, pauses);
