@@ -157,8 +157,10 @@ static void plan_stores(planner *p) {
 /* People find out sooner or later, or never. */
 static void plan_ban(planner *p, pd_rng *r, uint32_t where, uint64_t at) {
     enum { TRIES_MS = 120000 };
-    if (percent(r, 50))
-        add(p, F_BAN, where, at + draw_log(r, 1000, 60000), TRIES_MS, pd_rng_next(r));
+    if (!percent(r, 50))
+        return;
+    uint64_t after = draw_log(r, 1000, 60000); /* before the next draw, whatever the compiler */
+    add(p, F_BAN, where, at + after, TRIES_MS, pd_rng_next(r));
 }
 
 /* At most a quarter of the members, never the founder: without it a newcomer's ticket is worth
