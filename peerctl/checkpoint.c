@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 int ctl_checkpoint(ctl *c, int argc, char **argv) {
-    bool json = false, help;
+    bool json = false;
     const pd_flag flags[] = {
         CTL_DIR_FLAG(c),
         {"json", 0, PD_FLAG_SWITCH, &json, 0, 0, NULL, "as one JSON object"},
@@ -18,13 +18,10 @@ int ctl_checkpoint(ctl *c, int argc, char **argv) {
         "(\"checkpoint_hours\" in node.json), by one of the members.",
         "peerctl -d site-a checkpoint",
     };
-    size_t n;
     cJSON *r;
-    pd_err e = pd_flags_parse(argc, argv, flags, NULL, 0, 0, &n, &help);
-    if (!e && help) {
-        pd_flags_help(&text, flags);
+    pd_err e;
+    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
         return 0;
-    }
     if (!e)
         e = ctl_ask(c, "checkpoint", NULL, CTL_LONG_MS, &r);
     if (e)

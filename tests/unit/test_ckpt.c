@@ -1,6 +1,7 @@
 /* test_ckpt.c - checkpoints: their bytes, making and reproducing them, logs that begin at one in
  * ledger, replica and store, and whose word a newcomer's core takes.
  */
+#include "ledger_port.h"
 #include "peerd/ckpt.h"
 #include "peerd/frame.h"
 #include "peerd/store.h"
@@ -537,21 +538,6 @@ static uint64_t chance(void *ctx) {
     (void)ctx;
     return x += 7;
 }
-static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
-    uint32_t i;
-    pd_log_info info;
-    *n = 0;
-    if (!pd_ledger_find(ctx, a, &i) || !pd_ledger_info(ctx, i, &info))
-        return false;
-    *n = info.n[stream];
-    memcpy(seal, info.seal[stream], 64);
-    return *n > 0;
-}
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
-                       size_t room) {
-    uint32_t i;
-    return pd_ledger_find(ctx, a, &i) ? pd_ledger_read(ctx, i, stream, from, out, room) : 0;
-}
 static uint64_t log_base(void *ctx, const pd_author *a, uint8_t mark[32]) {
     uint32_t i;
     pd_log_info info;
@@ -580,7 +566,7 @@ static newcomer open_as(int who, pd_core_conf conf) {
                                control[i].n, seal));
     }
     pd_core_crypto crypto = {NULL, sign, verify, chance};
-    pd_core_log log = {.ctx = n.l, .seal = log_seal, .read = log_read, .base = log_base};
+    pd_core_log log = {.ctx = n.l, .seal = port_seal, .read = port_read, .base = log_base};
     memcpy(conf.run, run, 32);
     memcpy(conf.key, id[who].pub, 32);
     memcpy(conf.founder, id[0].pub, 32);

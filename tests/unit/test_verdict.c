@@ -1,6 +1,7 @@
 /* test_verdict.c - who is in the run and which records count, as one core finds it from the control
  * logs it holds: each rule alone, and that no order of arrival changes the answer.
  */
+#include "ledger_port.h"
 #include "peerd/frame.h"
 #include "peerd/ledger.h"
 #include "peerd/rng.h"
@@ -34,22 +35,6 @@ static uint64_t chance(void *ctx) {
     (void)ctx;
     return x += 7;
 }
-static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
-    uint32_t i;
-    pd_log_info info;
-    *n = 0;
-    if (!pd_ledger_find(ctx, a, &i) || !pd_ledger_info(ctx, i, &info))
-        return false;
-    *n = info.n[stream];
-    memcpy(seal, info.seal[stream], 64);
-    return *n > 0;
-}
-static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
-                       size_t room) {
-    uint32_t i;
-    return pd_ledger_find(ctx, a, &i) ? pd_ledger_read(ctx, i, stream, from, out, room) : 0;
-}
-
 /* ---- writing logs ---- */
 
 static pd_author author(int who) {
@@ -164,7 +149,7 @@ static world empty(void) {
 static void open_core(world *w) {
     pd_core_conf conf = {.solo = true};
     pd_core_crypto crypto = {NULL, sign, verify, chance};
-    pd_core_log log = {.ctx = w->ledger, .seal = log_seal, .read = log_read};
+    pd_core_log log = {.ctx = w->ledger, .seal = port_seal, .read = port_read};
     memcpy(conf.run, run, 32);
     memcpy(conf.key, id[FOUNDER].pub, 32);
     memcpy(conf.founder, id[FOUNDER].pub, 32);

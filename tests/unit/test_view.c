@@ -3,6 +3,7 @@
  *
  * What many such cores make of each other is tested by the network of tests/net.
  */
+#include "ledger_port.h"
 #include "peerd/frame.h"
 #include "peerd/ledger.h"
 #include "test.h"
@@ -47,21 +48,12 @@ static uint64_t chance(void *ctx) {
 }
 
 static bool log_seal(void *ctx, const pd_author *a, uint8_t stream, uint64_t *n, uint8_t seal[64]) {
-    uint32_t i;
-    pd_log_info info;
-    if (!pd_ledger_find(((world *)ctx)->ledger, a, &i) ||
-        !pd_ledger_info(((world *)ctx)->ledger, i, &info))
-        return false;
-    *n = info.n[stream];
-    memcpy(seal, info.seal[stream], 64);
-    return *n > 0;
+    return port_seal(((world *)ctx)->ledger, a, stream, n, seal);
 }
 
 static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t from, uint8_t *out,
                        size_t room) {
-    uint32_t i;
-    pd_ledger *l = ((world *)ctx)->ledger;
-    return pd_ledger_find(l, a, &i) ? pd_ledger_read(l, i, stream, from, out, room) : 0;
+    return port_read(((world *)ctx)->ledger, a, stream, from, out, room);
 }
 
 static uint8_t *lend(void *ctx, unsigned stage, size_t bytes) {
