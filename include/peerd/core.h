@@ -167,7 +167,7 @@ typedef enum pd_action_kind {
                     *   then PD_EV_STORED; or PD_EV_STORE_FAILED.  A commit holds all STOREs before it */
     PD_ACT_META,   /* at = own incarnation from now on: durable no later than the next own STORE    */
     PD_ACT_SPEAK,  /* pd_core_may_speak has a new answer: own step, author or leave to speak        */
-    PD_ACT_PASSED, /* after PD_EV_ROTATE, or in a later process: a peer keeps the ROTATE record, so
+    PD_ACT_PASSED, /* after PD_EV_ROTATE, or in a later process: enough peers keep the ROTATE record, so
                     *   its next key will be let in.  Only now may the node start under that key     */
     PD_ACT_INVITE_USED, /* invite, key: its MEMBER record for that key is durable                   */
     PD_ACT_FILE,   /* digest, at = offset, p, n: a piece of a fetched file, in order; the driver

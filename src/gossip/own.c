@@ -474,29 +474,43 @@ static bool has_our_words(const pd_core *c, const pd_link *l) {
     return ll->peer >= held || (ll->sent >= held && l->acked >= ll->mark);
 }
 
-/* Members that have ever said anything: the next key itself has not. */
-static bool anybody_spoke(const pd_core *c) {
-    for (uint32_t i = 0; i < c->n_authors; i++) {
-        const pd_author_state *a = &c->author[i];
-        if (a->member != c->self && !c->member[a->member].left && a->log[PD_STREAM_CONTROL].chain.n)
+/* Has it ever said anything?  The next key itself has not. */
+static bool has_spoken(const pd_core *c, const pd_member *m) {
+    for (uint16_t a = m->author; a != PD_NONE; a = c->author[a].next)
+        if (c->author[a].log[PD_STREAM_CONTROL].chain.n)
             return true;
-    }
     return false;
 }
 
+/* How many others have to keep the record: half of those who are about, at most PD_PASS_PEERS.  One
+ * would not do: cut off from the rest, two members that vouch for each other's next key and both
+ * pass their places on are let in by nobody. */
+static uint32_t witnesses(const pd_core *c) {
+    uint32_t others = 0;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const pd_member *m = &c->member[i];
+        others += i != c->self && !m->left && !m->v.rotated && !pd_member_is_out(m) &&
+                  pd_member_state_of(c, m, c->now) != PD_MEMBER_GONE && has_spoken(c, m);
+    }
+    uint32_t half = (others + 1) / 2;
+    return half < PD_PASS_PEERS ? half : PD_PASS_PEERS;
+}
+
 /* Nobody lets a key in of which only its owner has heard: before the next key takes this one's
- * place, somebody else has to keep the record that names it. */
+ * place, others have to keep the record that names it. */
 static void pass_on(pd_core *c) {
     if (!c->member[c->self].v.rotated || c->own.passed)
         return;
-    bool alone = !anybody_spoke(c), heard = alone;
-    for (unsigned i = 0; i < PD_SESSIONS_MAX && !heard; i++)
-        heard = has_our_words(c, &c->link[i]);
-    if (!heard || !c->own.heard_ms)
-        c->own.heard_ms = heard ? c->now : 0;
-    if (!heard)
+    uint32_t wanted = witnesses(c), heard = 0;
+    for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
+        heard += has_our_words(c, &c->link[i]);
+    if (heard < wanted) {
+        c->own.heard_ms = 0;
         return;
-    if (!alone && c->now < c->own.heard_ms + PD_PASS_MS) {
+    }
+    if (!c->own.heard_ms)
+        c->own.heard_ms = c->now;
+    if (wanted && c->now < c->own.heard_ms + PD_PASS_MS) {
         pd_wake_at(c, c->own.heard_ms + PD_PASS_MS);
         return;
     }

@@ -117,6 +117,7 @@ enum {
     PD_GOOD_SESSION_MS = 60000,
 
     PD_PASS_MS = 3000, /* a peer that has seen a ROTATE has stored it too after this */
+    PD_PASS_PEERS = 3, /* so many that keep it are enough in any run */
 
     PD_AWAY_MS = 900000,
     PD_GONE_MS = 86400000,
@@ -335,7 +336,7 @@ typedef struct pd_own {
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
     uint64_t said_ms;     /* when own bytes became durable last */
-    uint64_t heard_ms;    /* since when a peer has all of the own control log; 0: none has */
+    uint64_t heard_ms;    /* since when enough peers have all of the own control log; 0: they have not */
     bool rotates, passed; /* a ROTATE is written; PD_ACT_PASSED was given */
     pd_pending pending[PD_STREAMS];
     uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];

@@ -1,5 +1,5 @@
 /* rotate.c - from key to key.next: the file is there before the record is written, and takes the
- * key's place only after a peer keeps the record too, for nobody else would let it in; see site.h.
+ * key's place only after others keep the record too, for nobody else would let it in; see site.h.
  *
  *   key.next written ─> ROTATE durable ─> heard: key.heard = key.next ─> node ends
  *                                  │         ─> start: key.old = key, key = key.heard
