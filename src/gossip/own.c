@@ -293,7 +293,7 @@ static answer compare(pd_core *c, pd_link *l) {
             const pd_stage *st = pd_stage_find(c, log);
             bool claimed = l->log[log].peer > pd_log_at_index(c, log)->chain.n;
             claims |= claimed;
-            bad |= claimed && ((l->log[log].flags & PD_BAD) || (l->log[log].more & PD_BASED));
+            bad |= claimed && (l->log[log].flags & (PD_BAD | PD_BASED));
             progress += pd_log_at_index(c, log)->chain.n + (st ? st->have : 0);
         }
     if (!claims || bad)
@@ -489,8 +489,9 @@ static uint32_t witnesses(const pd_core *c) {
     uint32_t others = 0;
     for (uint32_t i = 0; i < c->n_members; i++) {
         const pd_member *m = &c->member[i];
-        others += i != c->self && !m->left && !m->v.rotated && !pd_member_is_out(m) &&
-                  pd_member_state_of(c, m, c->now) != PD_MEMBER_GONE && has_spoken(c, m);
+        pd_member_state state = pd_member_state_of(c, m, c->now);
+        bool about = state == PD_MEMBER_HERE || state == PD_MEMBER_AWAY;
+        others += i != c->self && about && !m->v.rotated && has_spoken(c, m);
     }
     uint32_t half = (others + 1) / 2;
     return half < PD_PASS_PEERS ? half : PD_PASS_PEERS;

@@ -25,7 +25,7 @@ void pd_prefix_chain(pd_core *c, uint32_t index, pd_chain *out) {
 /* ---- telling ---- */
 
 void pd_prefix_refuse(pd_link *l, uint32_t index) {
-    l->log[index].more |= PD_SAY_BASE;
+    l->log[index].flags |= PD_SAY_BASE;
     pd_set_add(l->ask, index);
     l->want = true;
 }
@@ -35,12 +35,12 @@ bool pd_prefix_put_base(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     const pd_log *log = pd_log_at_index(c, index);
     pd_item it = {.kind = PD_ITEM_BASE,
                   .u.pull = {.log = pd_alias_number(l, index), .from = log->base}};
-    if (!(ll->more & PD_SAY_BASE))
+    if (!(ll->flags & PD_SAY_BASE))
         return true;
     if (!pd_frame_put(w, &it))
         return false;
-    ll->more =
-        (uint8_t)((ll->more & ~(PD_SAY_BASE | PD_SAID_BASE)) | (log->base ? PD_SAID_BASE : 0));
+    ll->flags =
+        (uint16_t)((ll->flags & ~(PD_SAY_BASE | PD_SAID_BASE)) | (log->base ? PD_SAID_BASE : 0));
     return true;
 }
 
@@ -51,12 +51,12 @@ void pd_prefix_based(pd_core *c, pd_link *l, const pd_item *it) {
         return;
     pd_log *log = pd_log_at_index(c, index);
     pd_link_log *ll = &l->log[index];
-    ll->more &= (uint8_t) ~(PD_BASED | PD_NO_PREFIX);
+    ll->flags &= (uint16_t) ~(PD_BASED | PD_NO_PREFIX);
     if (it->u.pull.from > log->chain.n)
-        ll->more |= PD_BASED;
+        ll->flags |= PD_BASED;
     if (it->u.pull.from)
-        ll->more |= PD_NO_PREFIX;
-    if (!(ll->more & PD_BASED))
+        ll->flags |= PD_NO_PREFIX;
+    if (!(ll->flags & PD_BASED))
         return;
     if (log->parent == pd_link_index(c, l))
         log->parent = PD_NONE;
@@ -141,7 +141,7 @@ static void ask(pd_core *c) {
         unsigned i = (f->last + k) % PD_LINKS_MAX;
         pd_link *l = &c->link[i];
         if (!l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
-            (l->log[index].more & PD_NO_PREFIX) || l->log[index].peer < f->total)
+            (l->log[index].flags & PD_NO_PREFIX) || l->log[index].peer < f->total)
             continue;
         c->prefix.mixed |= f->next > 0 && i != f->last;
         f->link = f->last = (uint16_t)i;
@@ -169,7 +169,7 @@ static void conclude(pd_core *c, pd_link *l) {
     p->f.on = false;
     if (!right) {
         if (!p->mixed) /* else nobody knows whose bytes were wrong: once more, from one peer */
-            l->log[p->log].more |= PD_NO_PREFIX;
+            l->log[p->log].flags |= PD_NO_PREFIX;
         pd_note(c, PD_LOG_WARN,
                 "what %s sent from before a checkpoint does not lead to it; asking another",
                 pd_short(l->key, (char[9]){0}));
@@ -181,7 +181,7 @@ static void conclude(pd_core *c, pd_link *l) {
         c->judge_due = true;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++)
         if (c->link[i].session && pd_link_live(&c->link[i]) &&
-            (c->link[i].log[p->log].more & PD_SAID_BASE))
+            (c->link[i].log[p->log].flags & PD_SAID_BASE))
             pd_prefix_refuse(&c->link[i], p->log); /* of which nothing is refused any more */
 }
 
@@ -193,7 +193,7 @@ void pd_prefix_piece(pd_core *c, pd_link *l, const pd_item *it) {
         it->u.part.offset != f->next)
         return;
     if (it->u.part.count == 0) {
-        l->log[p->log].more |= PD_NO_PREFIX;
+        l->log[p->log].flags |= PD_NO_PREFIX;
         f->link = PD_NONE;
         pd_wake_at(c, c->now);
         return;

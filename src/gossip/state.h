@@ -34,11 +34,11 @@ enum {
     PD_BUG_NO_LISTENING,
     PD_BUG_NO_SEAL,
     PD_BUG_KEEP_SENT,
-    PD_BUG_HEADS_AS_OWN,  /* what a peer told of is told on as held */
-    PD_BUG_NO_PATIENCE,   /* 50 ms between repairs, and as many as there are */
-    PD_BUG_FAILED_STORED, /* a store that failed counts as done */
-    PD_BUG_VOID_FIRST,    /* the evidence met first counts, not that of the least step */
-    PD_BUG_ALIAS_KEPT,    /* authors are numbered with those who came in after HELLO */
+    PD_BUG_HEADS_AS_OWN,    /* what a peer told of is told on as held */
+    PD_BUG_NO_PATIENCE,     /* 50 ms between repairs, and as many as there are */
+    PD_BUG_FAILED_STORED,   /* a store that failed counts as done */
+    PD_BUG_VOID_FIRST,      /* the evidence met first counts, not that of the least step */
+    PD_BUG_ALIAS_KEPT,      /* authors are numbered with those who came in after HELLO */
     PD_BUG_CKPT_UNATTESTED, /* a checkpoint is installed whoever says that it is right */
 };
 
@@ -133,8 +133,8 @@ enum {
     PD_FILE_ASK = 131072, /* bytes of a file asked for at a time, the next while these come:
                              together the largest window, so that the credit is the limit */
     PD_FILE_MS = 30000,
-    PD_PREFIX_ASK = 65536, /* the same of bytes before a base */
-    PD_CKPT_RANK_MS = 60000, /* whose turn it is has so long before the next in order */
+    PD_PREFIX_ASK = 65536,     /* the same of bytes before a base */
+    PD_CKPT_RANK_MS = 60000,   /* whose turn it is has so long before the next in order */
     PD_CKPT_AGAIN_MS = 600000, /* and tries again after this, if nothing came of it */
 };
 
@@ -164,7 +164,7 @@ typedef struct pd_log {
     uint64_t counted; /* of them, those in vv_hash and total: before the void step */
     uint64_t goal;    /* the most that any link told of */
     uint64_t told_ms; /* since when there was something beyond chain.n */
-    uint64_t base; /* first byte held; 0 but of gradients after a checkpoint */
+    uint64_t base;    /* first byte held; 0 but of gradients after a checkpoint */
     pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint64_t pull_ms;    /* none open: look from here on; open: give up then */
@@ -212,13 +212,11 @@ enum {
     PD_BAD = 64,    /* a seal of this log failed here: not asked again in this session */
     PD_SHOWN = 128, /* the author was shown what we hold instead */
     PD_WAITS = 256, /* our own log, so far ahead at the session's start that the peer asks for it */
-};
-
-enum { /* of pd_link_log.more */
-    PD_BASED = 1,     /* the peer has told that what it holds begins behind our head */
-    PD_SAY_BASE = 2,  /* a BASE is to be sent */
-    PD_SAID_BASE = 4, /* the peer was told one above 0 */
-    PD_NO_PREFIX = 8, /* what it sent of the bytes before our base was not right, or it has none */
+    PD_BASED = 512, /* the peer has told that what it holds begins behind our head */
+    PD_SAY_BASE = 1024,  /* a BASE is to be sent */
+    PD_SAID_BASE = 2048, /* the peer was told one above 0 */
+    PD_NO_PREFIX =
+        4096, /* what it sent of the bytes before our base was not right, or it has none */
 };
 
 /* One log as seen over one session. */
@@ -228,7 +226,6 @@ typedef struct pd_link_log {
     uint32_t sent;   /* next byte to send */
     uint32_t tx_end; /* end of the last SEG out, for `start` */
     uint16_t flags;
-    uint8_t more;
 } pd_link_log;
 
 /* An author that a peer named and whose member we do not know yet. */
@@ -335,8 +332,9 @@ typedef struct pd_own {
     bool leave, leave_written, said_bye, done;
     uint64_t first_ms; /* of the first comparison with a peer; 0: none yet */
     uint64_t stop_ms;
-    uint64_t said_ms;     /* when own bytes became durable last */
-    uint64_t heard_ms;    /* since when enough peers have all of the own control log; 0: they have not */
+    uint64_t said_ms; /* when own bytes became durable last */
+    uint64_t
+        heard_ms; /* since when enough peers have all of the own control log; 0: they have not */
     bool rotates, passed; /* a ROTATE is written; PD_ACT_PASSED was given */
     pd_pending pending[PD_STREAMS];
     uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
@@ -366,7 +364,7 @@ typedef struct pd_fetch {
 
 /* Bytes before a base on their way here: one log after the other. */
 typedef struct pd_prefix {
-    pd_fetch f;     /* of `log`, to its base */
+    pd_fetch f; /* of `log`, to its base */
     uint32_t log, turn;
     pd_chain chain; /* over what has come */
     bool mixed;     /* of more than one peer */

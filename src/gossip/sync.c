@@ -41,7 +41,7 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
         pd_link *l = &c->link[i];
         if (!l->session || !pd_link_live(l))
             continue;
-        l->log[index].more &= (uint8_t)~PD_BASED; /* perhaps it reaches down to us now */
+        l->log[index].flags &= (uint16_t)~PD_BASED; /* perhaps it reaches down to us now */
         if (l->compare || l->log[index].peer >= n)
             continue;
         if (pd_tree_pushes(c, l, index)) {

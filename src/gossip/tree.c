@@ -141,9 +141,8 @@ static void hang_on(pd_core *c, pd_link *l, uint32_t index) {
 static bool may_serve(const pd_core *c, const pd_link *l, uint32_t index) {
     const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
     const pd_link_log *ll = &l->log[index];
-    return pd_link_live(l) && l->vv_in && !l->suspect && !(ll->flags & PD_BAD) &&
-           !(ll->more & PD_BASED) && ll->peer > log->chain.n &&
-           (!l->compare || pd_is_own(c, index));
+    return pd_link_live(l) && l->vv_in && !l->suspect && !(ll->flags & (PD_BAD | PD_BASED)) &&
+           ll->peer > log->chain.n && (!l->compare || pd_is_own(c, index));
 }
 
 /* Not the one that was asked last, if there is another; the one with the fewest open pulls; the one
@@ -372,8 +371,7 @@ static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
         if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
-            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD)) ||
-            (l->log[index].more & PD_BASED))
+            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD | PD_BASED)))
             continue;
         if (l->log[index].peer > most) {
             most = l->log[index].peer;
