@@ -307,9 +307,7 @@ typedef struct vv_entry {
 } vv_entry;
 
 static int by_author(const void *a, const void *b) {
-    const pd_author *x = ((const vv_entry *)a)->author, *y = ((const vv_entry *)b)->author;
-    int order = memcmp(x->key, y->key, 32);
-    return order ? order : (x->inc > y->inc) - (x->inc < y->inc);
+    return pd_author_order(((const vv_entry *)a)->author, ((const vv_entry *)b)->author);
 }
 
 /* gives *out.  *records: the sum of n. */
@@ -354,7 +352,7 @@ static bool read_vv(const uint8_t *p, size_t size, pd_author *authors, uint64_t 
         if (!r.ok)
             return false;
         memcpy(authors[i].key, key, 32);
-        if (i && by_author(&(vv_entry){&authors[i - 1], 0}, &(vv_entry){&authors[i], 0}) >= 0)
+        if (i && pd_author_order(&authors[i - 1], &authors[i]) >= 0)
             return false;
     }
     *count = entries;

@@ -25,6 +25,9 @@ typedef struct pd_author {
     uint32_t inc; /* incarnation, < PD_INCARNATIONS */
 } pd_author;
 
+/* Less, equal or greater than 0: by (key, inc), the order of every list of authors. */
+int pd_author_order(const pd_author *a, const pd_author *b);
+
 #define PD_VOID_NEVER UINT64_MAX /* the void step of an author all of whose records count */
 
 typedef struct pd_chain {

@@ -54,6 +54,8 @@ typedef struct pd_ckpt_log {
     const uint8_t *seal;
 } pd_ckpt_log;
 
+#define PD_CKPT_TAG "peerd.ckpt.v1" /* what a file begins with, without the zero */
+
 /* The most bytes that a file of d coordinates and so many authors has. */
 static inline uint64_t pd_ckpt_most(uint64_t d, uint64_t authors) {
     return PD_CKPT_HEAD_MAX + authors * PD_CKPT_ENTRY_MAX + 4 * d;

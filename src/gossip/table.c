@@ -118,16 +118,11 @@ uint16_t *pd_table_slot(const pd_core *c, const uint8_t key[32]) {
     }
 }
 
-static int compare(const pd_author *a, const pd_author *b) {
-    int by_key = memcmp(a->key, b->key, 32);
-    return by_key ? by_key : a->inc < b->inc ? -1 : a->inc > b->inc;
-}
-
 void pd_table_order(pd_core *c, uint16_t author) {
     uint32_t lo = 0, hi = c->n_authors - 1; /* the others */
     while (lo < hi) {
         uint32_t mid = (lo + hi) / 2;
-        if (compare(&c->author[c->order[mid]].id, &c->author[author].id) < 0)
+        if (pd_author_order(&c->author[c->order[mid]].id, &c->author[author].id) < 0)
             lo = mid + 1;
         else
             hi = mid;

@@ -5,6 +5,11 @@
 #include <assert.h>
 #include <string.h>
 
+int pd_author_order(const pd_author *a, const pd_author *b) {
+    int by_key = memcmp(a->key, b->key, 32);
+    return by_key ? by_key : (a->inc > b->inc) - (a->inc < b->inc);
+}
+
 void pd_chain_init(pd_chain *c, const uint8_t run[32], const pd_author *a, uint8_t stream) {
     static const char tag[] = "peerd.log.v1";
     uint8_t inc[4];

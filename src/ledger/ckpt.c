@@ -4,8 +4,6 @@
 
 #include <assert.h>
 
-static const char magic[] = "peerd.ckpt.v1";
-
 /* One entry; a failed reader for what is not one. */
 static void get_entry(pd_reader *r, pd_ckpt_log *out) {
     const uint8_t *key = pd_get_bytes(r, 32);
@@ -25,19 +23,14 @@ static void get_entry(pd_reader *r, pd_ckpt_log *out) {
     r->ok = !memchr(bytes, 0x80, tail); /* the one byte that is no record */
 }
 
-static bool ascending(const pd_author *a, const pd_author *b) {
-    int order = memcmp(a->key, b->key, 32);
-    return order < 0 || (order == 0 && a->inc < b->inc);
-}
-
 pd_err pd_ckpt_open(const uint8_t *p, size_t n, const uint8_t run[32], pd_ckpt *out) {
     pd_reader r = pd_reader_of(p, n);
-    const uint8_t *tag = pd_get_bytes(&r, sizeof magic - 1), *whose = pd_get_bytes(&r, 32);
+    const uint8_t *tag = pd_get_bytes(&r, sizeof PD_CKPT_TAG - 1), *whose = pd_get_bytes(&r, 32);
     pd_ckpt c = {.d = pd_get_varint_max(&r, UINT32_MAX)};
     c.records = pd_get_varint(&r);
     c.count = (uint32_t)pd_get_varint_max(&r, UINT32_MAX);
     c.entries = r.p;
-    if (!r.ok || memcmp(tag, magic, sizeof magic - 1) != 0 || c.d == 0)
+    if (!r.ok || memcmp(tag, PD_CKPT_TAG, sizeof PD_CKPT_TAG - 1) != 0 || c.d == 0)
         return pd_fail(PD_EFORMAT, "not a checkpoint");
     if (memcmp(whose, run, 32) != 0)
         return pd_fail(PD_EMISMATCH, "a checkpoint of another run");
@@ -45,7 +38,7 @@ pd_err pd_ckpt_open(const uint8_t *p, size_t n, const uint8_t run[32], pd_ckpt *
     pd_ckpt_log last, e;
     for (uint32_t i = 0; i < c.count && r.ok; i++) {
         get_entry(&r, &e);
-        if (r.ok && i && !ascending(&last.author, &e.author))
+        if (r.ok && i && pd_author_order(&last.author, &e.author) >= 0)
             r.ok = false;
         records += e.chain.n; /* count < 2^32 of n < 2^32 */
         last.author = e.author;

@@ -95,9 +95,7 @@ typedef struct place { /* an author, and where it stands in the ledger */
 } place;
 
 static int by_author(const void *x, const void *y) {
-    const pd_author *a = &((const place *)x)->author, *b = &((const place *)y)->author;
-    int order = memcmp(a->key, b->key, 32);
-    return order ? order : (a->inc > b->inc) - (a->inc < b->inc);
+    return pd_author_order(&((const place *)x)->author, &((const place *)y)->author);
 }
 
 static void put_entry(pd_writer *w, const pd_author *a, const pd_chain *c, const uint8_t seal[64]) {
@@ -124,7 +122,6 @@ static bool put_entries(const pd_replica *r, pd_ledger *l, const vector *v, cons
 
 static pd_err write_file(const pd_replica *r, pd_ledger *l, const vector *v, const int32_t *a,
                          uint8_t *file, size_t room, size_t *size) {
-    static const char magic[] = "peerd.ckpt.v1";
     place order[PD_AUTHORS_MAX];
     uint32_t count = 0;
     uint64_t records = 0;
@@ -137,7 +134,7 @@ static pd_err write_file(const pd_replica *r, pd_ledger *l, const vector *v, con
         return pd_fail(PD_ENOENT, "there are no records to make a checkpoint of");
     qsort(order, count, sizeof *order, by_author);
     pd_writer w = pd_writer_of(file, room);
-    pd_put_bytes(&w, magic, sizeof magic - 1);
+    pd_put_bytes(&w, PD_CKPT_TAG, sizeof PD_CKPT_TAG - 1);
     pd_put_bytes(&w, r->replay.run, 32);
     pd_put_varint(&w, r->d);
     pd_put_varint(&w, records);
