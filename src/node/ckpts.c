@@ -18,12 +18,6 @@ enum {
     CHEAP = 1 << 20, /* records that reproducing one may cost; some seconds for 3,360 coordinates */
 };
 
-static bool verify(void *ctx, const uint8_t pub[32], const void *msg, size_t n,
-                   const uint8_t sig[64]) {
-    (void)ctx;
-    return pd_verify(pub, msg, n, sig);
-}
-
 /* ---- files that are served ---- */
 
 void pd_ckpts_serve(pd_node *n) {
@@ -82,13 +76,11 @@ static void attest(pd_node *n, const pd_ckpt_name *name) {
     pd_node_step(n, &e);
 }
 
-/* A file of ours, or one that was reproduced: serve it and say that it is right.  takes q->file. */
-static void vouch(pd_question *q) {
-    pd_node *n = q->n;
-    pd_storer_shared(n->storer, q->name.file, q->file, q->file_size);
-    keep(n, q->name.file, q->file, q->file_size);
+/* A file of ours, or one that was reproduced.  takes q->file. */
+static void serve(pd_question *q) {
+    pd_storer_shared(q->n->storer, q->name.file, q->file, q->file_size);
+    keep(q->n, q->name.file, q->file, q->file_size);
     q->file = NULL;
-    attest(n, &q->name);
 }
 
 /* ---- making one ---- */
@@ -118,7 +110,8 @@ static void made(pd_question *q) {
     pd_hex(q->name.model, PD_DIGEST_BYTES, hex);
     pd_info("a checkpoint: %llu records, digest %s, %llu bytes",
             (unsigned long long)q->name.records, hex, (unsigned long long)q->name.size);
-    vouch(q);
+    serve(q);
+    attest(q->n, &q->name);
 }
 
 /* Over the same records as the last one there is none to make. */
@@ -175,8 +168,9 @@ static void check(void *ctx, pd_replica *r, const pd_space *space) {
     (void)space;
     pd_question *q = ctx;
     pd_ckpt c;
-    pd_err e = pd_ckpt_check(q->file, q->file_size, r, q->n->site->ledger, CHEAP, verify, NULL,
-                             &q->verdict, &q->why);
+    pd_core_crypto crypto = pd_ports_crypto(&q->n->ports);
+    pd_err e = pd_ckpt_check(q->file, q->file_size, r, q->n->site->ledger, CHEAP, crypto.verify,
+                             crypto.ctx, &q->verdict, &q->why);
     if (!e)
         e = pd_ckpt_open(q->file, q->file_size, r->replay.run, &c);
     if (!e && q->verdict == PD_CKPT_RIGHT && c.records != q->name.records) {
@@ -219,13 +213,9 @@ static void checked(pd_question *q) {
     for (uint32_t i = 0; pd_core_ckpt(n->core, i, &s); i++)
         if (pd_ckpt_same(&s.name, &q->name))
             needed = s.voices < ENOUGH;
+    serve(q); /* also where enough others have attested it */
     if (needed)
-        vouch(q);
-    else { /* it is served, too, by whoever has it */
-        pd_storer_shared(n->storer, q->name.file, q->file, q->file_size);
-        keep(n, q->name.file, q->file, q->file_size);
-        q->file = NULL;
-    }
+        attest(n, &q->name);
 }
 
 /* The whole file is here: is it the one that was named, and do the records give it? */

@@ -72,9 +72,9 @@ static bool get_bool(const cJSON *j, const char *key, const char **bad) {
     return cJSON_IsTrue(v);
 }
 
-/* A key that files of older versions lack. */
-static bool get_later_bool(const cJSON *j, const char *key, const char **bad) {
-    return cJSON_GetObjectItemCaseSensitive(j, key) && get_bool(j, key, bad);
+/* Of a key that files of older versions lack. */
+static bool has(const cJSON *j, const char *key) {
+    return cJSON_GetObjectItemCaseSensitive(j, key) != NULL;
 }
 
 static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
@@ -94,10 +94,10 @@ static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     c->threads = (uint32_t)get_number(j, "threads", 0, 1024, &bad);
     c->seed = (uint64_t)get_number(j, "seed", 0, 9007199254740992.0, &bad);
     c->thin = get_bool(j, "thin", &bad);
-    c->observer = get_later_bool(j, "observer", &bad);
+    c->observer = has(j, "observer") && get_bool(j, "observer", &bad);
     c->skip_bad = get_bool(j, "skip_bad", &bad);
     c->paused = get_bool(j, "paused", &bad);
-    if (cJSON_HasObjectItem(j, "checkpoint_hours")) /* folders of before have none */
+    if (has(j, "checkpoint_hours"))
         c->checkpoint_hours = get_number(j, "checkpoint_hours", 0, 8760, &bad);
     if (!bad && pd_compute_parse(compute, &c->compute) != PD_OK)
         bad = "compute";
