@@ -19,13 +19,9 @@ int ctl_checkpoint(ctl *c, int argc, char **argv) {
         "peerctl -d site-a checkpoint",
     };
     cJSON *r;
-    pd_err e;
-    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
-        return 0;
-    if (!e)
-        e = ctl_ask(c, "checkpoint", NULL, CTL_LONG_MS, &r);
-    if (e)
-        return ctl_fail(e);
+    int status = ctl_simple(c, argc, argv, flags, &text, "checkpoint", CTL_LONG_MS, &r);
+    if (!r)
+        return status;
     const char *digest = ctl_text(r, "digest");
     if (json)
         ctl_print_json(r);

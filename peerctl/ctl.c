@@ -53,6 +53,17 @@ pd_err ctl_ask(ctl *c, const char *cmd, cJSON *request, uint32_t timeout_ms, cJS
     return e;
 }
 
+int ctl_simple(ctl *c, int argc, char **argv, const pd_flag *flags, const pd_command_help *text,
+               const char *cmd, uint32_t timeout_ms, cJSON **reply) {
+    pd_err e;
+    *reply = NULL;
+    if (ctl_help(argc, argv, flags, text, NULL, 0, &e))
+        return 0;
+    if (!e)
+        e = ctl_ask(c, cmd, NULL, timeout_ms, reply);
+    return e ? ctl_fail(e) : 0;
+}
+
 double ctl_number(const cJSON *o, const char *name) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, name);
     return cJSON_IsNumber(v) ? cJSON_GetNumberValue(v) : (double)NAN;

@@ -37,6 +37,12 @@ bool ctl_is_node(const char *dir);
 PD_CHECKED pd_err ctl_ask(ctl *c, const char *cmd, cJSON *request, uint32_t timeout_ms,
                           cJSON **reply);
 
+/* A command without words that asks one thing: flags, help, {"cmd": cmd}.  gives *reply; NULL: it
+ * is done, and this is its exit status.
+ */
+int ctl_simple(ctl *c, int argc, char **argv, const pd_flag *flags, const pd_command_help *text,
+               const char *cmd, uint32_t timeout_ms, cJSON **reply);
+
 /* Fields of a reply: NAN, NULL, false where they are missing or null. */
 double ctl_number(const cJSON *o, const char *name);
 const char *ctl_text(const cJSON *o, const char *name);

@@ -14,13 +14,9 @@ int ctl_leave(ctl *c, int argc, char **argv) {
         "peerctl -d site-b leave",
     };
     cJSON *r;
-    pd_err e;
-    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
-        return 0;
-    if (!e)
-        e = ctl_ask(c, "leave", NULL, CTL_QUICK_MS, &r);
-    if (e)
-        return ctl_fail(e);
+    int status = ctl_simple(c, argc, argv, flags, &text, "leave", CTL_QUICK_MS, &r);
+    if (!r)
+        return status;
     cJSON_Delete(r);
     printf("leaving the run; the node ends\n");
     return 0;

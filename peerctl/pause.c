@@ -7,13 +7,9 @@ static int turn(ctl *c, int argc, char **argv, const char *cmd, const pd_command
                 const char *done) {
     const pd_flag flags[] = {CTL_DIR_FLAG(c), {0}};
     cJSON *r;
-    pd_err e;
-    if (ctl_help(argc, argv, flags, text, NULL, 0, &e))
-        return 0;
-    if (!e)
-        e = ctl_ask(c, cmd, NULL, CTL_QUICK_MS, &r);
-    if (e)
-        return ctl_fail(e);
+    int status = ctl_simple(c, argc, argv, flags, text, cmd, CTL_QUICK_MS, &r);
+    if (!r)
+        return status;
     cJSON_Delete(r);
     puts(done);
     return 0;

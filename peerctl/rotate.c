@@ -20,13 +20,9 @@ int ctl_rotate(ctl *c, int argc, char **argv) {
         "peerctl -d site-a rotate && peerd run site-a",
     };
     cJSON *r;
-    pd_err e;
-    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
-        return 0;
-    if (!e)
-        e = ctl_ask(c, "rotate", NULL, CTL_QUICK_MS, &r);
-    if (e)
-        return ctl_fail(e);
+    int status = ctl_simple(c, argc, argv, flags, &text, "rotate", CTL_QUICK_MS, &r);
+    if (!r)
+        return status;
     const char *key = ctl_text(r, "key");
     if (json)
         ctl_print_json(r);

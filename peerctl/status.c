@@ -235,13 +235,9 @@ int ctl_status(ctl *c, int argc, char **argv) {
         "peerctl -d site-a status",
     };
     cJSON *r;
-    pd_err e;
-    if (ctl_help(argc, argv, flags, &text, NULL, 0, &e))
-        return 0;
-    if (!e)
-        e = ctl_ask(c, "status", NULL, CTL_QUICK_MS, &r);
-    if (e)
-        return ctl_fail(e);
+    int status = ctl_simple(c, argc, argv, flags, &text, "status", CTL_QUICK_MS, &r);
+    if (!r)
+        return status;
     if (json)
         ctl_print_json(r);
     else
