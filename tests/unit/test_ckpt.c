@@ -69,12 +69,7 @@ static pd_author author(int i) {
 
 static void seal_of(int i, uint8_t stream, const uint8_t *p, size_t n, uint8_t seal[64]) {
     pd_author a = author(i);
-    pd_chain c;
-    uint8_t msg[PD_SEAL_MESSAGE_BYTES];
-    pd_chain_init(&c, run, &a, stream);
-    pd_chain_add(&c, p, n);
-    pd_seal_message(&c, run, &a, stream, msg);
-    pd_sign(&id[i], msg, sizeof msg, seal);
+    port_sign(&id[i], run, &a, stream, p, n, seal);
 }
 
 static uint32_t index_of(pd_ledger *l, int i) {

@@ -45,12 +45,7 @@ static pd_author author(int who) {
 
 static void seal_of(int who, uint8_t stream, const uint8_t *p, size_t n, uint8_t seal[64]) {
     pd_author a = author(who);
-    pd_chain c;
-    uint8_t msg[PD_SEAL_MESSAGE_BYTES];
-    pd_chain_init(&c, run, &a, stream);
-    pd_chain_add(&c, p, n);
-    pd_seal_message(&c, run, &a, stream, msg);
-    pd_sign(&id[who], msg, sizeof msg, seal);
+    port_sign(&id[who], run, &a, stream, p, n, seal);
 }
 
 static void write_record(int who, const pd_control *rec) {

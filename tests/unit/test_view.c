@@ -402,15 +402,22 @@ START_TEST(a_log_finds_its_tree) {
 }
 END_TEST
 
-/* A tree whose link breaks is hung at once on a peer that holds more, ... */
-START_TEST(a_lost_link_moves_its_trees) {
-    const uint8_t log[5] = {1, 2, 3, 4, 5};
+/* Log 7 hangs on link 1, which has brought its first three bytes. */
+static world *hanging_on_one(const uint8_t *log) {
     world *w = linked_with_two();
     pd_item it;
     tell(w, 1, 7, 3);
     ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
     give(w, 1, 7, log, 0, 3, true);
     tick(w, 2000);
+    return w;
+}
+
+/* A tree whose link breaks is hung at once on a peer that holds more, ... */
+START_TEST(a_lost_link_moves_its_trees) {
+    const uint8_t log[5] = {1, 2, 3, 4, 5};
+    world *w = hanging_on_one(log);
+    pd_item it;
     tell(w, 2, 7, 5);
     tick(w, 50);
     step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
@@ -424,12 +431,8 @@ END_TEST
  * a circle bring everything twice.  The first who tells of more is the new way. */
 START_TEST(a_tree_without_a_way_waits_for_one) {
     const uint8_t log[5] = {1, 2, 3, 4, 5};
-    world *w = linked_with_two();
+    world *w = hanging_on_one(log);
     pd_item it;
-    tell(w, 1, 7, 3);
-    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
-    give(w, 1, 7, log, 0, 3, true);
-    tick(w, 2000);
     tell(w, 2, 7, 3);
     step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
     ck_assert(!will_say(w, 2, PD_ITEM_GRAFT, 3000, &it));
@@ -445,15 +448,11 @@ END_TEST
 START_TEST(a_pull_that_the_tree_overtakes_makes_the_next_wait_longer) {
     enum { ROUNDS = 3 };
     uint8_t log[3 + 2 * ROUNDS];
-    world *w = linked_with_two();
-    pd_item it, alive = {.kind = PD_ITEM_PONG};
-    uint64_t first = 0, last = 0;
     for (size_t i = 0; i < sizeof log; i++)
         log[i] = (uint8_t)(i + 1);
-    tell(w, 1, 7, 3);
-    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
-    give(w, 1, 7, log, 0, 3, true);
-    tick(w, 2000);
+    world *w = hanging_on_one(log);
+    pd_item it, alive = {.kind = PD_ITEM_PONG};
+    uint64_t first = 0, last = 0;
     for (uint32_t i = 0; i < ROUNDS; i++) {
         uint32_t n = 3 + 2 * i;
         uint64_t at = w->now;
@@ -480,12 +479,8 @@ END_TEST
  * send them any more. */
 START_TEST(a_way_that_was_late_is_told_at_once) {
     const uint8_t log[5] = {1, 2, 3, 4, 5};
-    world *w = linked_with_two();
+    world *w = hanging_on_one(log);
     pd_item it;
-    tell(w, 1, 7, 3);
-    ck_assert(will_say(w, 1, PD_ITEM_GRAFT, 2000, &it));
-    give(w, 1, 7, log, 0, 3, true);
-    tick(w, 2000);
     tell(w, 2, 7, 5);
     ck_assert(will_say(w, 2, PD_ITEM_PULL, 20000, &it));
     give(w, 2, 7, log, 3, 2, true);
