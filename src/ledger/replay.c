@@ -61,8 +61,10 @@ static void sweep_all(uint32_t *a, size_t d, const uint8_t *const *seeds, const 
     }
     for (size_t from = 0; from < d; from += BLOCK) {
         size_t m = d - from < BLOCK ? d - from : BLOCK;
+        /* libsodium makes 512 bytes of key stream in hardly more time than 256. */
+        size_t signs = m > BLOCK / 2 ? BLOCK : m;
         for (size_t k = 0; k < records; k++)
-            pd_direction_signs_at(seeds[k], from, s.bits[k], m);
+            pd_direction_signs_at(seeds[k], from, s.bits[k], signs);
         size_t whole = m / LANES * LANES;
         sweep_block(&s, records, a + from, whole);
         if (whole < m) {
