@@ -1,10 +1,12 @@
 /* engine.c - how fast the engine is, and how near to its own matrix products.
  *
- * usage: engine MODEL.gguf [f32|bf16] [threads] [tokens] [rounds]
+ * usage: engine MODEL.gguf [f32|bf16] [threads] [tokens] [rounds] [rank]
  *
  * One process alternates the products alone (the same packed matrices, the same rows) with whole
- * steps, because machines drift: only ratios taken in one run mean anything.  Prints wall and
- * processor time; the latter stands a busy machine better.
+ * steps, because machines drift: only ratios taken in one run mean anything.  Prints the least wall
+ * and processor time of the rounds; the latter stands a busy machine better.  With "-" for rounds
+ * it is tests/bench/run's: the model's shape as a line of JSON, then a round for each line it
+ * reads, answered by one line with the seconds of each step, wall and processor.
  */
 #include "engine.h"
 #include "peerd/file.h"
@@ -27,13 +29,6 @@ static clocks now(void) {
     struct timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (clocks){(double)pd_clock_us() * 1e-6, (double)t.tv_sec + (double)t.tv_nsec * 1e-9};
-}
-
-/* The least of what each round took. */
-static void keep_least(clocks *best, clocks start) {
-    clocks end = now();
-    best->wall = fmin(best->wall, end.wall - start.wall);
-    best->cpu = fmin(best->cpu, end.cpu - start.cpu);
 }
 
 /* Every product of one step of `rows` rows, `predictions` of them with logits, on the work's own
@@ -94,60 +89,115 @@ static pd_lowrank *make_adapter(const pd_model *m, uint32_t rank) {
     return at;
 }
 
-static void report(const char *what, double tokens, clocks c) {
-    printf("%-28s %8.1f ms wall, %8.1f ms processor: %8.0f tokens/s\n", what, c.wall * 1e3,
-           c.cpu * 1e3, tokens / c.wall);
+typedef struct bench {
+    const pd_model *m;
+    pd_work *w, *back; /* back: opened for reverse mode */
+    pd_batch *b;
+    pd_adapter a;
+    pd_loss loss[2];
+} bench;
+
+static void run_products(bench *x) {
+    products(x->m, x->w, x->b->n_tokens, x->b->n_scored);
 }
 
-static void measure(const pd_model *m, uint32_t tokens, int rounds) {
-    const clocks never = {INFINITY, INFINITY};
-    clocks alone = never, one = never, two = never, adapted = never, back = never;
-    pd_work *w, *wb;
-    pd_batch *b;
-    pd_loss loss[2];
-    if (pd_work_open(m, tokens, 2, false, &w) || pd_work_open(m, tokens, 1, true, &wb) ||
-        pd_batch_open(tokens, tokens, &b)) {
+static void run_forward(bench *x) {
+    pd_model_forward(x->m, x->w, x->b, NULL, 1, x->loss, NULL);
+}
+
+static void run_two(bench *x) {
+    pd_model_forward(x->m, x->w, x->b, NULL, 2, x->loss, NULL);
+}
+
+static void run_probe(bench *x) {
+    const pd_adapter *side[2] = {&x->a, &x->a};
+    pd_model_forward(x->m, x->w, x->b, side, 2, x->loss, NULL);
+}
+
+static void run_backward(bench *x) {
+    pd_model_backward(x->m, x->back, x->b, NULL, no_sink, NULL, x->loss);
+}
+
+static const struct {
+    const char *key, *name;
+    void (*run)(bench *x);
+} steps[] = {
+    {"products", "products alone", run_products},
+    {"forward", "forward", run_forward},
+    {"two", "forward, two sides", run_two},
+    {"probe", "two sides with an adapter", run_probe},
+    {"backward", "forward and backward", run_backward},
+};
+enum { STEPS = sizeof steps / sizeof *steps };
+
+static clocks timed(bench *x, int step) {
+    clocks start = now();
+    steps[step].run(x);
+    clocks end = now();
+    return (clocks){end.wall - start.wall, end.cpu - start.cpu};
+}
+
+static void report(bench *x, int rounds) {
+    clocks least[STEPS];
+    double tokens = x->b->n_tokens;
+    for (int i = 0; i < rounds; i++)
+        for (int s = 0; s < STEPS; s++) {
+            clocks c = timed(x, s);
+            least[s].wall = i ? fmin(least[s].wall, c.wall) : c.wall;
+            least[s].cpu = i ? fmin(least[s].cpu, c.cpu) : c.cpu;
+        }
+    for (int s = 0; s < STEPS; s++)
+        printf("%-28s %8.1f ms wall, %8.1f ms processor: %8.0f tokens/s\n", steps[s].name,
+               least[s].wall * 1e3, least[s].cpu * 1e3, tokens / least[s].wall);
+    printf("forward at %.0f %% of its products (%.0f %% by processor time); memory: model %zu MB, "
+           "work %zu MB, reverse %zu MB\n",
+           100 * least[0].wall / least[1].wall, 100 * least[0].cpu / least[1].cpu,
+           x->m->info.packed_bytes >> 20, pd_work_bytes(x->w) >> 20, pd_work_bytes(x->back) >> 20);
+}
+
+static void answer(bench *x) {
+    const pd_model_info *i = &x->m->info;
+    char line[16];
+    printf("{\"compute\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"tokens\":%u,\"sequence\":%d,"
+           "\"layers\":%u,\"width\":%u,\"heads\":%u,\"kv_heads\":%u,\"head_width\":%u,\"ff\":%u,"
+           "\"vocab\":%u,\"tied\":%s,\"packed_bytes\":%zu}\n",
+           x->m->half ? "bf16" : "f32", x->m->k->name, pd_pool_threads(), x->b->n_tokens, SEQUENCE,
+           i->n_layers, i->width, i->n_heads, i->n_kv_heads, i->head_width, i->ff, i->vocab,
+           i->tied ? "true" : "false", i->packed_bytes);
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {
+        for (int s = 0; s < STEPS; s++) {
+            clocks c = timed(x, s);
+            printf("%s\"%s\":[%.6f,%.6f]", s ? "," : "{", steps[s].key, c.wall, c.cpu);
+        }
+        printf("}\n");
+        fflush(stdout);
+    }
+}
+
+static void measure(const pd_model *m, uint32_t tokens, const char *rounds, uint32_t rank) {
+    bench x = {.m = m};
+    if (pd_work_open(m, tokens, 2, false, &x.w) || pd_work_open(m, tokens, 1, true, &x.back) ||
+        pd_batch_open(tokens, tokens, &x.b)) {
         fprintf(stderr, "engine: %s\n", pd_fail_text());
         exit(1);
     }
-    fill(b, tokens, m->info.vocab);
-    pd_adapter a = {make_adapter(m, 8)};
-    const pd_adapter *plain[2] = {NULL, NULL}, *with[2] = {&a, &a};
-    for (int i = 0; i <= rounds;
-         i++) { /* the first round makes the products' code and is not counted */
-        if (i == 1)
-            alone = one = two = adapted = back = never;
-        clocks start = now();
-        products(m, w, b->n_tokens, b->n_scored);
-        keep_least(&alone, start);
-        start = now();
-        pd_model_forward(m, w, b, plain, 1, loss, NULL);
-        keep_least(&one, start);
-        start = now();
-        pd_model_forward(m, w, b, plain, 2, loss, NULL);
-        keep_least(&two, start);
-        start = now();
-        pd_model_forward(m, w, b, with, 2, loss, NULL);
-        keep_least(&adapted, start);
-        start = now();
-        pd_model_backward(m, wb, b, NULL, no_sink, NULL, loss);
-        keep_least(&back, start);
-    }
-    double n = b->n_tokens;
-    report("products alone", n, alone);
-    report("forward", n, one);
-    report("forward, two sides", n, two);
-    report("forward, two sides, rank 8", n, adapted);
-    report("forward and backward", n, back);
-    printf("forward at %.0f %% of its products (%.0f %% by processor time); memory: model %zu MB, "
-           "work %zu MB, reverse %zu MB\n",
-           100 * alone.wall / one.wall, 100 * alone.cpu / one.cpu, m->info.packed_bytes >> 20,
-           pd_work_bytes(w) >> 20, pd_work_bytes(wb) >> 20);
+    fill(x.b, tokens, m->info.vocab);
+    x.a.at = make_adapter(m, rank);
+    for (int s = 0; s < STEPS; s++) /* the first time makes the products' code */
+        steps[s].run(&x);
+    if (strcmp(rounds, "-") == 0)
+        answer(&x);
+    else
+        report(&x, atoi(rounds) > 0 ? atoi(rounds) : 1);
+    pd_work_close(x.w);
+    pd_work_close(x.back);
+    pd_batch_close(x.b);
 }
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: engine MODEL.gguf [f32|bf16] [threads] [tokens] [rounds]\n");
+        fprintf(stderr, "usage: engine MODEL.gguf [f32|bf16] [threads] [tokens] [rounds] [rank]\n");
         return 2;
     }
     pd_model_opts o = {.backward = true, .threads = argc > 3 ? (unsigned)atoi(argv[3]) : 0};
@@ -160,9 +210,10 @@ int main(int argc, char **argv) {
         return 1;
     }
     pd_gguf_close(g);
-    printf("%s, %s, %u threads, kernels %s\n", argv[1], m->half ? "bf16" : "f32", pd_pool_threads(),
-           m->k->name);
-    measure(m, argc > 4 ? (uint32_t)atoi(argv[4]) : 1024, argc > 5 ? atoi(argv[5]) : 5);
+    fprintf(stderr, "%s, %s, %u threads, kernels %s\n", argv[1], m->half ? "bf16" : "f32",
+            pd_pool_threads(), m->k->name);
+    measure(m, argc > 4 ? (uint32_t)atoi(argv[4]) : 1024, argc > 5 ? argv[5] : "5",
+            argc > 6 ? (uint32_t)atoi(argv[6]) : 8);
     pd_model_close(m);
     return 0;
 }
