@@ -429,8 +429,8 @@ void pd_tree_lost(pd_core *c, pd_link *l) {
 static bool put_pull(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     const pd_stage *st = pd_stage_find(c, index);
     pd_link_log *ll = &l->log[index];
-    uint64_t n = pd_log_at_index(c, index)->chain.n,
-             end = st && st->base <= n ? st->base + st->have : 0;
+    const pd_log *log = pd_log_at_index(c, index);
+    uint64_t n = log->chain.n, end = st && st->base <= n ? st->base + st->have : 0;
     pd_item it = {.kind = ll->flags & PD_GRAFT ? PD_ITEM_GRAFT : PD_ITEM_PULL};
     it.u.pull.log = pd_alias_number(l, index);
     it.u.pull.limit = c->store.room ? PD_LOG_BYTES_MAX : c->conf.stage_bytes;
@@ -438,6 +438,8 @@ static bool put_pull(pd_core *c, pd_link *l, pd_writer *w, uint32_t index) {
     if (!pd_frame_put(w, &it))
         return false;
     ll->flags &= (uint16_t) ~(PD_ASK | PD_ASK_ALL | PD_GRAFT);
+    if (log->pull == pd_link_index(c, l)) /* a full link may have kept it: patience begins now */
+        pd_tree_look(c, index, c->now + log->backoff_ms);
     return true;
 }
 
