@@ -2,9 +2,10 @@
  *
  * Where both ends knew the same authors when they said HELLO, these are numbered by their order and
  * nothing is sent.  All others get the sender's next number by an ALIAS before they are first
- * named. An author of whom we do not know yet that it is a member is a stranger: a few of them are
+ * named. An author of whom we do not know yet that it is a member is a stranger, and so is a
+ * member's incarnation before the one that precedes it has signed anything: a few of them are
  * remembered with what the peer holds of them, and if there were more, the peer is asked to say its
- * aliases once again when somebody was admitted.
+ * aliases once again when somebody was admitted or has signed for the first time.
  */
 #include "state.h"
 
@@ -34,7 +35,7 @@ void pd_alias_take(pd_core *c, pd_link *l, uint32_t alias, const pd_author *a) {
         l->missed = true;
         return;
     }
-    l->in[alias] = pd_author_get(c, a);
+    l->in[alias] = pd_author_named(c, a);
     pd_stranger *s = stranger(l, alias); /* unless that has made it known */
     if (l->in[alias] != PD_NONE) {
         if (s)
@@ -64,6 +65,13 @@ void pd_alias_note(pd_link *l, uint32_t theirs, uint64_t n) {
         s->n[theirs % PD_STREAMS] = (uint32_t)n;
 }
 
+/* For the aliases that there was no room for. */
+static void ask_again(pd_link *l) {
+    if (l->missed)
+        l->vv_due = l->vv_want = l->vv_again = l->want = true;
+    l->missed = false;
+}
+
 void pd_alias_admitted(pd_core *c, uint16_t author) {
     const pd_author *id = &c->author[author].id;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
@@ -79,10 +87,26 @@ void pd_alias_admitted(pd_core *c, uint16_t author) {
             for (uint32_t stream = 0; stream < PD_STREAMS; stream++)
                 pd_heads_note(c, l, (uint32_t)author * PD_STREAMS + stream, s.n[stream]);
         }
-        if (l->missed)
-            l->vv_due = l->vv_want = l->vv_again = l->want = true;
-        l->missed = false;
+        ask_again(l);
     }
+}
+
+void pd_alias_proven(pd_core *c, uint16_t author) {
+    pd_author next = c->author[author].id;
+    bool named = false;
+    if (++next.inc == PD_INCARNATIONS || pd_author_find(c, &next) != PD_NONE)
+        return;
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
+        const pd_link *l = &c->link[i];
+        for (uint32_t k = 0; pd_link_live(l) && k < l->n_strangers; k++)
+            named |= l->stranger[k].id.inc == next.inc &&
+                     !memcmp(l->stranger[k].id.key, next.key, sizeof next.key);
+    }
+    if (named)
+        pd_author_get(c, &next);
+    for (unsigned i = 0; i < PD_LINKS_MAX; i++)
+        if (pd_link_live(&c->link[i]))
+            ask_again(&c->link[i]);
 }
 
 bool pd_alias_announce(pd_core *c, pd_link *l, pd_writer *w, uint32_t author) {

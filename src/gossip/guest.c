@@ -56,6 +56,8 @@ void pd_guest_join(pd_core *c, pd_link *l, const pd_item *it) {
         *p = *p >= 0x20 && *p < 0x7f ? *p : '?';
     if (l->spent)
         pd_link_bye(c, l, PD_BYE_REFUSED);
+    else if (c->own.rotates) /* behind a ROTATE nothing counts, and the ticket would be spent */
+        pd_link_bye(c, l, PD_BYE_LEAVING);
     else if (in_use(c, l))
         pd_link_bye(c, l, PD_BYE_NOT_NOW);
     else if (admitted(c) >= c->members_max - spare(c) || c->n_members == c->members_max ||

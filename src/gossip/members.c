@@ -102,6 +102,20 @@ uint16_t pd_author_get(pd_core *c, const pd_author *a) {
     return i;
 }
 
+static bool has_signed(const pd_author_state *a) {
+    bool signed_it = false;
+    for (int k = 0; k < PD_STREAMS; k++)
+        signed_it |= a->log[k].chain.n > 0 || a->log[k].v.void_at != PD_VOID_NEVER;
+    return signed_it;
+}
+
+uint16_t pd_author_named(pd_core *c, const pd_author *a) {
+    if (a->inc == 0 || pd_author_find(c, a) != PD_NONE)
+        return pd_author_get(c, a);
+    uint16_t before = author_of(c, pd_member_find(c, a->key), a->inc - 1);
+    return before != PD_NONE && has_signed(&c->author[before]) ? pd_author_get(c, a) : PD_NONE;
+}
+
 /* The newest incarnation's word counts: where a key lives and whether it left. */
 static bool is_newest(const pd_core *c, const pd_author_state *a) {
     for (uint16_t i = c->member[a->member].author; i != PD_NONE; i = c->author[i].next)

@@ -307,10 +307,15 @@ static answer compare(pd_core *c, pd_link *l) {
     return NOT_YET;
 }
 
+/* Who has left may come back, and then speaks first; who is banned is refused and says nothing. */
+static bool may_be_heard(const pd_member *m) {
+    return !m->left && !pd_member_is_out(m);
+}
+
 static uint32_t others(const pd_core *c) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < c->n_members; i++)
-        n += i != c->self && !c->member[i].left;
+        n += i != c->self && may_be_heard(&c->member[i]);
     return n;
 }
 
@@ -322,11 +327,11 @@ static uint32_t within_reach(const pd_core *c) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         const pd_link *l = &c->link[i];
         const pd_member *m = pd_link_live(l) ? &c->member[l->member] : NULL;
-        n += m && !m->left && !m->n_addrs && !m->n_hints;
+        n += m && may_be_heard(m) && !m->n_addrs && !m->n_hints;
     }
     for (uint32_t i = 0; i < c->n_members; i++) {
         const pd_member *m = &c->member[i];
-        n += i != c->self && !m->left && (m->n_addrs || m->n_hints);
+        n += i != c->self && may_be_heard(m) && (m->n_addrs || m->n_hints);
     }
     return n;
 }
@@ -482,17 +487,20 @@ static bool has_spoken(const pd_core *c, const pd_member *m) {
     return false;
 }
 
-/* How many others have to keep the record: half of those who are about, at most PD_PASS_PEERS.  One
+/* Whose word lets the next key in.  Who has never spoken may be known to nobody but us. */
+static bool may_vouch(const pd_core *c, const pd_member *m) {
+    pd_member_state state = pd_member_state_of(c, m, c->now);
+    bool about = state == PD_MEMBER_HERE || state == PD_MEMBER_AWAY;
+    return m != &c->member[c->self] && about && !m->v.rotated && has_spoken(c, m);
+}
+
+/* How many others have to keep the record: half of those who may vouch, at most PD_PASS_PEERS.  One
  * would not do: cut off from the rest, two members that vouch for each other's next key and both
  * pass their places on are let in by nobody. */
 static uint32_t witnesses(const pd_core *c) {
     uint32_t others = 0;
-    for (uint32_t i = 0; i < c->n_members; i++) {
-        const pd_member *m = &c->member[i];
-        pd_member_state state = pd_member_state_of(c, m, c->now);
-        bool about = state == PD_MEMBER_HERE || state == PD_MEMBER_AWAY;
-        others += i != c->self && about && !m->v.rotated && has_spoken(c, m);
-    }
+    for (uint32_t i = 0; i < c->n_members; i++)
+        others += may_vouch(c, &c->member[i]);
     uint32_t half = (others + 1) / 2;
     return half < PD_PASS_PEERS ? half : PD_PASS_PEERS;
 }
@@ -504,7 +512,7 @@ static void pass_on(pd_core *c) {
         return;
     uint32_t wanted = witnesses(c), heard = 0;
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        heard += has_our_words(c, &c->link[i]);
+        heard += has_our_words(c, &c->link[i]) && may_vouch(c, &c->member[c->link[i].member]);
     if (heard < wanted) {
         c->own.heard_ms = 0;
         return;

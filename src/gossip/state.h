@@ -473,6 +473,9 @@ void pd_member_hint(pd_member *m, const pd_addr *a);
 uint16_t pd_author_find(const pd_core *c, const pd_author *a);
 /* Find or add an author whose key is a member's. */
 uint16_t pd_author_get(pd_core *c, const pd_author *a);
+/* The same for one that a peer has only named: a later incarnation is added once that before it has
+ * signed something, so that names alone cannot fill the table.  PD_NONE: not yet. */
+uint16_t pd_author_named(pd_core *c, const pd_author *a);
 /* Read what came new into an author's control log. */
 void pd_members_read(pd_core *c, uint16_t author);
 void pd_members_tick(pd_core *c);
@@ -541,6 +544,7 @@ uint32_t pd_alias_log(const pd_core *c, const pd_link *l, uint32_t theirs);
 /* A stranger's bytes: remembered until its member is known. */
 void pd_alias_note(pd_link *l, uint32_t theirs, uint64_t n);
 void pd_alias_admitted(pd_core *c, uint16_t author); /* its aliases mean something now */
+void pd_alias_proven(pd_core *c, uint16_t author);   /* so may those of the next incarnation */
 /* Make sure that the peer knows our alias of an author; false: it does not fit. */
 bool pd_alias_announce(pd_core *c, pd_link *l, pd_writer *w, uint32_t author);
 static inline uint32_t pd_alias_number(const pd_link *l, uint32_t log) { /* of a log, announced */

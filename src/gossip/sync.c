@@ -25,7 +25,10 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     pd_author_state *a = &c->author[index / PD_STREAMS];
     uint64_t n = chain->n;
     assert(n > log->counted && n == log->chain.n);
+    bool first = log->counted == 0;
     pd_verdict_grown(c, index, chain);
+    if (first)
+        pd_alias_proven(c, (uint16_t)(index / PD_STREAMS));
     c->member[a->member].heard_ms = c->grown_ms = c->now;
     if (log->goal <= n) {
         log->goal = n;

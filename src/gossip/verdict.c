@@ -84,7 +84,7 @@ static void walk_member(pd_core *c, uint16_t m, bool cut, visitor *visit, void *
 /* ---- evidence ---- */
 
 static pd_log *accused_log(pd_core *c, const pd_evidence *e) {
-    uint16_t a = pd_author_get(c, &e->author);
+    uint16_t a = pd_author_find(c, &e->author);
     return a == PD_NONE ? NULL : &c->author[a].log[e->stream];
 }
 
@@ -97,10 +97,15 @@ static bool take_evidence(pd_core *c, uint16_t author, uint64_t at, uint64_t end
         return true;
     pd_log *log = accused_log(c, &e);
     bool known = log && PD_BUG(PD_BUG_VOID_FIRST) && log->v.void_at != PD_VOID_NEVER;
-    if (!log || known || e.step >= log->v.void_at ||
+    if (known || (log && e.step >= log->v.void_at) || pd_member_find(c, e.author.key) == PD_NONE ||
         !pd_evidence_proves(&e, c->conf.run, c->crypto.verify, c->crypto.ctx))
         return true;
+    uint16_t accused = pd_author_get(c, &e.author);
+    if (accused == PD_NONE)
+        return true;
+    log = &c->author[accused].log[e.stream];
     log->v.void_at = e.step;
+    pd_alias_proven(c, accused);
     log->v.proof_author = author;
     log->v.proof_at = at;
     return true;

@@ -34,8 +34,9 @@ void node_init(sim *s, uint32_t i) {
     uint64_t joins = percent(&r, 70) ? draw(&r, 100, 5000) : draw(&r, 100, s->planned);
     n->stage_bytes = percent(&r, 30) ? (uint32_t)draw_log(&r, 64, 4096) : 1 << 16;
     n->seal_records = percent(&r, 20) ? (uint32_t)draw_log(&r, 1, 32) : 0;
+    n->members_max = percent(&r, 30) ? s->n_nodes + PD_MEMBERS_SPARE : 0;
     if (s->o.table || s->o.pair)
-        n->seal_records = 0;
+        n->seal_records = n->members_max = 0;
     n->r = rng_of(s->o.seed, "entropy", i);
     for (uint32_t k = 0; k < s->n_faults; k++) {
         const fault *f = &s->faults[k];
@@ -148,6 +149,7 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
                            .stage_bytes = n->stage_bytes,
                            .seal_ms = s->seal_ms,
                            .seal_records = n->seal_records,
+                           .members_max = n->members_max,
                            .solo = n->solo,
                            .restored = n->restored};
     memcpy(conf->run, s->run, 32);
@@ -298,7 +300,8 @@ void node_try_join(sim *s, node *n) {
             who = 0;
         if (!can_invite(s, &s->nodes[who]))
             return;
-        n->ticket.inviter = who;
+        n->ticket.inviter = who; /* another ticket, unused */
+        n->ticket.spent = false;
     }
     join(s, n);
 }

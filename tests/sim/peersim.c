@@ -3,7 +3,7 @@
  *
  *   peersim --seed S                 one run; --twice: again with another clock, for an equal trace
  *   peersim --seeds A..B             many; --file F: those listed in a file; --fresh K: K new ones
- *   peersim --hours H                new ones until the time is over
+ *   peersim --hours H                new ones until the time is over (0.5: half an hour) or ^C
  *   peersim --table                  what a gradient costs: copies, latency, bytes
  *   peersim --pairs                  runs of one seed with and without one odd member, compared
  *
@@ -27,16 +27,18 @@
 #include "sim.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef struct command {
     options o;
     uint64_t *seeds;
     uint32_t n_seeds, room_seeds;
-    uint64_t fresh, hours;
+    uint64_t fresh, soak_ms; /* of a clock on the wall */
     unsigned jobs;
     bool twice, hash, table, pairs, broken;
     const char *plant;
@@ -235,6 +237,12 @@ static bool value(command *c, const char *name, const char *v) {
         return add_file(c, v);
     if (!strcmp(name, "--until"))
         return seconds(v, &c->o.until_ms);
+    if (!strcmp(name, "--hours")) {
+        enum { HOURS_MAX = 10000 };
+        bool ok = seconds(v, &n) && n <= HOURS_MAX * UINT64_C(1000);
+        c->soak_ms = n * 3600;
+        return ok;
+    }
     if (!strcmp(name, "--drop"))
         return drop_list(c, v);
     if (!strcmp(name, "--trace")) {
@@ -253,9 +261,7 @@ static bool value(command *c, const char *name, const char *v) {
         c->o.nodes = (uint32_t)n;
     else if (!strcmp(name, "--node-hours") && n >= 1 && n <= 100000)
         c->o.node_hours = n;
-    else if (!strcmp(name, "--hours") && n >= 1)
-        c->hours = n;
-    else if (!strcmp(name, "--fresh") && n >= 1)
+    else if (!strcmp(name, "--fresh") && n >= 1 && n <= 1000000)
         c->fresh = n;
     else if (!strcmp(name, "--jobs") && n >= 1 && n <= 64)
         c->jobs = (unsigned)n;
@@ -298,17 +304,22 @@ static bool flag(command *c, const char *name) {
 
 /* ---- running ---- */
 
+/* Says which, so that all of them can be run again. */
 static void add_fresh(command *c, uint64_t n) {
     uint8_t b[8];
     pd_random(b, sizeof b);
-    for (uint64_t from = pd_load64(b) >> 24; n; n--)
+    uint64_t from = pd_load64(b) >> 24;
+    if (!c->hash)
+        printf("fresh: --seeds %llu..%llu\n", (unsigned long long)from,
+               (unsigned long long)(from + n - 1));
+    for (; n; n--)
         add_seed(c, from++);
 }
 
 static void print_sum(const batch *b, time_t began) {
     printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %.0f node-hours, %llu "
-           "steps, %llu frames, %llu records; agreement after %.0f s at "
-           "most; %llu logs of more than one version; trace %016llx; %lld s\n",
+           "steps, %llu frames, %llu records; the longest ended %.0f s "
+           "after its faults; %llu logs of more than one version; trace %016llx; %lld s\n",
            b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
            (double)b->node_ms / 3600000, (unsigned long long)b->steps,
            (unsigned long long)b->frames, (unsigned long long)b->records,
@@ -342,14 +353,35 @@ static double cpu_minutes(void) {
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) / 60;
 }
 
+/* ^C ends a soak at the end of a batch, so that what was found is told; a second one at once.  The
+ * runs, processes of their own that a terminal interrupts as well, go on. */
+static volatile sig_atomic_t interrupted;
+static pid_t soaking;
+
+static void interrupt(int number) {
+    static const char text[] = "peersim: ends after these seeds; again: ends at once\n";
+    (void)number;
+    interrupted = 1;
+    if (getpid() == soaking && write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        interrupted = 2; /* nobody reads it: it ends all the same */
+}
+
+static void catch_interrupts(void) {
+    struct sigaction a = {.sa_handler = interrupt, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    soaking = getpid();
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+}
+
 /* New seeds until the time is over or one fails, with what is done so far after every batch. */
 static int soak(command *c) {
     enum { AT_ONCE = 200 };
-    time_t began = time(NULL), end = began + (time_t)c->hours * 3600;
+    time_t began = time(NULL), end = began + (time_t)(c->soak_ms / 1000);
     uint64_t seeds = 0;
     double hours = 0;
     int code = OK;
-    while (!code && time(NULL) < end) {
+    catch_interrupts();
+    while (!code && !interrupted && time(NULL) < end) {
         c->n_seeds = 0;
         add_fresh(c, AT_ONCE);
         code = run(c, &hours);
@@ -397,7 +429,7 @@ int main(int argc, char **argv) {
         code = table_print(&c.o);
     } else if (c.pairs) {
         code = compare_all(&c);
-    } else if (c.hours)
+    } else if (c.soak_ms)
         code = soak(&c);
     else
         code = c.n_seeds ? run(&c, &(double){0}) : misused("which seed?", "");

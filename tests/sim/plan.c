@@ -371,10 +371,23 @@ void plan_make(sim *s) {
 
 /* ---- beginning and ending ---- */
 
+/* Does the founder, who never leaves nor turns, know of everybody whom this node has admitted?
+ * Else whoever was admitted would be a stranger to all but its inviter, for ever. */
+static bool admissions_are_known(const sim *s, const node *n) {
+    const pd_core *founder = s->nodes[0].core;
+    for (uint32_t i = 0; i < s->n_members; i++) {
+        const node *m = &s->nodes[i];
+        bool admitted = m->ticket.inviter == n->index && (m->member || m->ticket.spent);
+        if (admitted && !(founder && pd_core_is_member(founder, m->id.pub)))
+            return false;
+    }
+    return true;
+}
+
 static void stop_node(sim *s, node *n, const fault *f) {
     if (!n->core || n->busy_until > s->now)
         return;
-    n->gone = f->kind == F_LEAVE && f->arg;
+    n->gone = f->kind == F_LEAVE && f->arg && admissions_are_known(s, n);
     pd_event e = {.kind = PD_EV_STOP, .leave = f->kind == F_LEAVE};
     node_step(s, n, &e);
 }
@@ -424,7 +437,7 @@ void fault_begin(sim *s, uint32_t number) {
         justice_rotate(s, n);
         break;
     default:
-        if (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT)
+        if (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT && admissions_are_known(s, n))
             node_turn(s, n, f);
         break;
     }

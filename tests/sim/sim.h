@@ -212,10 +212,10 @@ typedef struct node {
         phase_ms; /* mean time between records; time of one idle or busy phase, 0: always busy */
     uint64_t *sessions;
     uint32_t n_sessions, room_sessions;
-    uint32_t stage_bytes;     /* of the core's own for a log that catches up: often hardly any */
-    uint32_t seal_records;    /* 0: as usual; else few */
-    uint8_t *room[PD_STAGES]; /* for longer gaps */
-    uint64_t pulls;           /* sent, for L5 */
+    uint32_t stage_bytes; /* of the core's own for a log that catches up: often hardly any */
+    uint32_t seal_records, members_max; /* 0: as usual; else few, and tables that just suffice */
+    uint8_t *room[PD_STAGES];           /* for longer gaps */
+    uint64_t pulls;                     /* sent, for L5 */
     uint64_t bytes_out,
         data_out; /* on the wire, framing included; of them in frames with segments */
 } node;

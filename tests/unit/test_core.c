@@ -275,6 +275,20 @@ START_TEST(it_listens_before_it_speaks) {
 }
 END_TEST
 
+/* Who is refused says nothing: a founder left with a banned member alone listened for ever. */
+START_TEST(a_banned_member_is_not_waited_for) {
+    world *w = speaking(NULL, 0);
+    pd_event e = {.kind = PD_EV_BAN};
+    memcpy(e.key, w->b.pub, 32);
+    ck_assert_int_eq(pd_core_may_ban(w->core, e.key, &e.author, &e.at), PD_OK);
+    step(w, &e);
+    stored(w);
+    open_core(w);
+    ck_assert(may_speak(w));
+    drop(w);
+}
+END_TEST
+
 START_TEST(it_takes_only_its_next_record) {
     world *w = speaking(NULL, 0);
     pd_event e = {.kind = PD_EV_GRADIENT, .byte = 5};
@@ -450,6 +464,41 @@ START_TEST(of_two_living_copies_the_first_to_go_on_stays) {
 }
 END_TEST
 
+/* Else whoever names fifteen incarnations of everybody fills the table, and an honest member's next
+ * one finds no room in it. */
+START_TEST(a_later_incarnation_is_known_once_that_before_it_has_signed) {
+    enum { OWN = 9, OTHERS = 30 };
+    const uint8_t log[3] = {7, 8, 9};
+    uint8_t seal[64];
+    world *w = speaking(log, 3);
+    pd_author all[8];
+    pd_item items[2 * PD_INCARNATIONS];
+    for (uint32_t inc = 0; inc < PD_INCARNATIONS; inc++) {
+        items[2 * inc] = items[2 * inc + 1] = own_alias(w);
+        items[2 * inc].u.alias.alias = OWN + inc;
+        items[2 * inc + 1].u.alias.alias = OTHERS + inc;
+        memcpy(items[2 * inc + 1].u.alias.author.key, w->b.pub, 32);
+        items[2 * inc].u.alias.author.inc = items[2 * inc + 1].u.alias.author.inc = inc;
+    }
+    say(w, items, 4); /* both, and the next of both */
+    ck_assert_uint_eq(pd_core_authors(w->core, all, 8), 3);
+    say(w, items, 2 * PD_INCARNATIONS);
+    ck_assert_uint_eq(pd_core_authors(w->core, all, 8), 3);
+    seal_log(w, &w->b, 0, 0, log, 3, seal);
+    pd_item seg = {.kind = PD_ITEM_SEG,
+                   .u.seg = {.alias = OTHERS, .start = 1, .bytes = log, .count = 3, .seal = seal}};
+    say(w, &seg, 1);
+    ck_assert_uint_eq(pd_core_authors(w->core, all, 8), 4);
+    seal_log(w, &w->b, 1, 0, log, 3, seal);
+    seg.u.seg.alias++;
+    say(w, &seg, 1);
+    pd_core_status s;
+    pd_core_status_get(w->core, w->now, &s);
+    ck_assert_uint_eq(s.records, 9);
+    drop(w);
+}
+END_TEST
+
 /* Both ends see the same two numbers, so that one of the two goes on. */
 START_TEST(of_two_processes_with_our_key_the_higher_number_ends) {
     for (int lower = 0; lower < 2; lower++) {
@@ -592,6 +641,25 @@ START_TEST(a_guest_is_welcomed_only_when_its_record_is_durable) {
 }
 END_TEST
 
+/* Behind its ROTATE its word has no weight: the guest would not be in, and its ticket used up. */
+START_TEST(who_passes_its_place_on_admits_nobody) {
+    world *w = speaking(NULL, 0);
+    uint8_t seed[32] = {9}, msg[PD_ROTATE_MESSAGE_BYTES], sig[64];
+    pd_identity next;
+    pd_event e = {.kind = PD_EV_ROTATE, .p = sig, .n = sizeof sig};
+    pd_item it;
+    pd_identity_from_seed(seed, &next);
+    pd_rotate_message(w->run, w->a.pub, next.pub, msg);
+    pd_sign(&next, msg, sizeof msg, sig);
+    memcpy(e.key, next.pub, 32);
+    step(w, &(pd_event){.kind = PD_EV_SESSION_DOWN, .session = 1});
+    step(w, &e);
+    knock(w, true, false);
+    ck_assert(said(w, PD_ITEM_BYE, &it) && it.u.bye.why == PD_BYE_LEAVING);
+    drop(w);
+}
+END_TEST
+
 START_TEST(a_guest_without_its_key_or_with_a_used_ticket_is_refused) {
     for (int k = 0; k < 3; k++) {
         world *w = k < 2 ? speaking(NULL, 0) : make(NULL, 0);
@@ -712,6 +780,9 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, it_listens_before_it_speaks);
+    tcase_add_test(tc, a_banned_member_is_not_waited_for);
+    tcase_add_test(tc, a_later_incarnation_is_known_once_that_before_it_has_signed);
+    tcase_add_test(tc, who_passes_its_place_on_admits_nobody);
     tcase_add_test(tc, it_takes_only_its_next_record);
     tcase_add_test(tc, nothing_own_leaves_before_it_is_stored);
     tcase_add_test(tc, a_store_that_takes_nothing_stops_the_trainer_at_4096);
