@@ -159,12 +159,13 @@ typedef struct pd_mark {
 
 /* One log: one stream of one author. */
 typedef struct pd_log {
-    pd_mark chain;    /* chain.n: verified bytes; own: durable ones */
-    uint64_t held;    /* of them, those that can be read in this step */
-    uint64_t counted; /* of them, those in vv_hash and total: before the void step */
-    uint64_t goal;    /* the most that any link told of */
-    uint64_t told_ms; /* since when there was something beyond chain.n */
-    uint64_t base;    /* first byte held; 0 but of gradients after a checkpoint */
+    pd_mark chain;     /* chain.n: verified bytes; own: durable ones */
+    uint64_t held;     /* of them, those that can be read in this step */
+    uint64_t counted;  /* of them, those in vv_hash and total: before the void step */
+    uint64_t goal;     /* the most that any link told of */
+    uint64_t told_ms;  /* since when there was something beyond chain.n */
+    uint64_t grown_ms; /* when it grew last, or was new here */
+    uint64_t base;     /* first byte held; 0 but of gradients after a checkpoint */
     pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint64_t pull_ms;    /* none open: look from here on; open: give up then */
@@ -195,7 +196,8 @@ typedef struct pd_member {
     uint32_t n_addrs, n_hints, next_addr;
     bool dialing, compare; /* compare: that dial is not for a link */
     bool full;             /* it had no place when it was asked last */
-    uint64_t dial_ms;      /* next attempt, or when this one began */
+    bool lost;        /* a link with it ended without a word, and nothing of it has come since */
+    uint64_t dial_ms; /* next attempt, or when this one began */
     uint32_t backoff_ms;
     uint64_t heard_ms; /* of anything of it: a frame, or its log moved */
     uint64_t bytes_in, bytes_out;
@@ -551,6 +553,8 @@ static inline uint32_t pd_alias_number(const pd_link *l, uint32_t log) { /* of a
 bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t log); /* unasked, over this link */
 void pd_tree_due(pd_core *c, pd_link *l, uint32_t log); /* it may have bytes of this log to send */
 void pd_tree_begin(pd_core *c, pd_link *l); /* the peer's state is known: what it lacks can leave */
+/* Nothing of this log has come for so long that its tree may end at a link which is gone. */
+bool pd_tree_is_stale(const pd_core *c, uint32_t log);
 /* There is more of a log than we hold: when to ask. */
 void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t log);
 void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t log); /* new bytes */
@@ -609,6 +613,8 @@ void pd_view_alternatives(pd_core *c, const pd_link *l, pd_item *bye);
 void pd_view_tick(pd_core *c);
 /* Somebody to dial for a link (or to compare with), or PD_NONE. */
 uint16_t pd_view_choose(pd_core *c, bool compare);
+/* A lost neighbour to call now, or PD_NONE; *ms: when the next one is due. */
+uint16_t pd_view_lost(const pd_core *c, uint64_t *ms);
 
 /* dial.c */
 void pd_dial_start(pd_core *c, pd_member *m);
