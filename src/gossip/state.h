@@ -501,6 +501,7 @@ void pd_own_store_failed(pd_core *c, const pd_event *e);
 void pd_own_stop(pd_core *c, bool leave);
 /* Queue a control record; false if it cannot be written now. */
 bool pd_own_write(pd_core *c, const pd_control *rec);
+void pd_own_show_life(pd_core *c); /* nothing said for long: a BEACON */
 void pd_own_tick(pd_core *c);
 uint64_t pd_own_seal_ms(const pd_core *c);
 /* Verified bytes of our own that we did not have: go on behind them.  False: they must not be
@@ -672,12 +673,16 @@ void pd_verdict_judge(pd_core *c); /* if it is due; all that is held must be rea
 /* The term of a log in vv_hash, and its part of it brought up to date after it has grown. */
 uint64_t pd_verdict_term(const pd_core *c, uint32_t log);
 void pd_verdict_grown(pd_core *c, uint32_t log, const pd_chain *chain);
-void pd_verdict_report(pd_core *c, const uint8_t *evidence, size_t n);
-void pd_verdict_ban(pd_core *c, const pd_event *e);
-void pd_verdict_rotate(pd_core *c, const pd_event *e);
+/* The log that evidence is about; NULL: of nobody that is known. */
+pd_log *pd_verdict_accused(pd_core *c, const pd_evidence *e);
 /* Gradients held of an author that do not count. */
 uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
-void pd_verdict_tick(pd_core *c);
+
+/* enforce.c */
+void pd_enforce_report(pd_core *c, const uint8_t *evidence, size_t n); /* to be written */
+void pd_enforce_ban(pd_core *c, const pd_event *e);
+void pd_enforce_rotate(pd_core *c, const pd_event *e);
+void pd_enforce_tick(pd_core *c);
 
 /* fork.c */
 /* The head of the first n bytes that we hold; false if we hold less. */
