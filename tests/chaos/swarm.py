@@ -255,10 +255,12 @@ class Swarm:
     def ticket(self, node, uses=1):
         return node.peerctl("invite", "--reusable", str(uses)).strip()
 
-    def join(self, node, ticket, wrap=(), environ=None, seconds=120):
-        argv = node.command("join", node.dir, ticket, *self.local_flags(node), wrap=wrap)
+    def join(self, node, ticket, *flags, wrap=(), environ=None, seconds=120):
+        """What it prints for people."""
+        argv = node.command("join", node.dir, ticket, *self.local_flags(node), *flags, wrap=wrap)
         r = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, env={**os.environ, **(environ or {})})
         check(r.returncode == 0, "%s cannot join: %s" % (node.name, r.stderr.strip()))
+        return r.stdout + r.stderr
 
     def assemble(self, *flags):
         """Found the run, let all join, run all."""
