@@ -328,7 +328,8 @@ typedef struct pd_peer_status {
     uint64_t behind;       /* bytes we hold that they are not known to have; linked peers only */
     uint64_t bytes_in, bytes_out; /* all sessions since start */
     uint32_t rtt_ms;       /* 0: not known */
-    uint64_t quiet_ms;     /* since anything was heard of them */
+    uint64_t quiet_ms;     /* since anything was heard of them, over whomever */
+    uint64_t link_quiet_ms; /* since anything came over that session; 0: none */
 } pd_peer_status;
 
 void pd_core_status_get(const pd_core *c, uint64_t now_ms, pd_core_status *out);

@@ -265,10 +265,10 @@ static void take(pd_core *c, const pd_event *e) {
         learn_address(c, e);
         break;
     case PD_EV_BAN:
-        pd_verdict_ban(c, e);
+        pd_enforce_ban(c, e);
         break;
     case PD_EV_ROTATE:
-        pd_verdict_rotate(c, e);
+        pd_enforce_rotate(c, e);
         break;
     case PD_EV_FETCH:
         pd_fetch_start(c, e);
@@ -336,7 +336,8 @@ size_t pd_core_step(pd_core *c, uint64_t now_ms, const pd_event *e, pd_action *o
     settle(c);
     take(c, e);
     pd_members_tick(c);
-    pd_verdict_tick(c);
+    pd_enforce_tick(c);
+    pd_own_show_life(c);
     pd_fork_tick(c);
     pd_stage_tick(c);
     pd_link_tick(c);

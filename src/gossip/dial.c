@@ -19,7 +19,7 @@ void pd_dial_start(pd_core *c, pd_member *m) {
 }
 
 void pd_dial_up(pd_core *c, pd_member *m) {
-    m->dialing = m->compare = m->full = false;
+    m->dialing = m->compare = m->full = m->lost = false;
     pd_dial_soon(c, c->now);
 }
 
@@ -162,6 +162,16 @@ static void partial(pd_core *c, uint32_t n) {
                                                  : c->now + pd_jitter(c, PD_SURVEY_MS, 50));
 }
 
+/* Neighbours that went without a word, and of which nothing has come since: the run may have fallen
+ * in two between us.  Whoever has found other links would not call them again for itself. */
+static void call_lost(pd_core *c) {
+    uint64_t next;
+    uint16_t m;
+    while ((m = pd_view_lost(c, &next)) != PD_NONE)
+        dial(c, &c->member[m], true);
+    pd_dial_soon(c, next);
+}
+
 void pd_dial_tick(pd_core *c) {
     if (c->own.stop_ms)
         return;
@@ -170,8 +180,10 @@ void pd_dial_tick(pd_core *c) {
         uint32_t n = dialing(c);
         if (c->view.mesh)
             mesh(c);
-        else
+        else {
             partial(c, n);
+            call_lost(c);
+        }
     }
     pd_wake_at(c, c->view.dial_ms);
 }

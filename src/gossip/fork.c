@@ -159,7 +159,7 @@ static void conclude(pd_core *c, pd_link *l, pd_fork *f) {
     }
     pd_note(c, PD_LOG_WARN, "%s signed two logs that part behind step %llu",
             pd_short(id->key, (char[9]){0}), (unsigned long long)(j * PD_CHUNK_BYTES));
-    pd_verdict_report(c, c->record, (size_t)(w.p - c->record));
+    pd_enforce_report(c, c->record, (size_t)(w.p - c->record));
 }
 
 /* Where to look next between lo (equal) and hi (not equal). */

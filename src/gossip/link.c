@@ -75,11 +75,14 @@ void pd_link_down(pd_core *c, pd_link *l) {
     if (c->welcome_session == l->session)
         c->welcome_session = 0;
     uint64_t lasted = c->now - l->up_ms;
+    bool wordless = pd_link_live(l) && !l->compare && !l->observer;
     l->session = 0;
     if (!m)
         return;
-    if (!pd_link_of(c, l->member))
-        pd_dial_down(c, m, lasted);
+    if (pd_link_of(c, l->member))
+        return;
+    m->lost = wordless;
+    pd_dial_down(c, m, lasted);
 }
 
 void pd_link_close(pd_core *c, pd_link *l, const char *why) {

@@ -94,6 +94,7 @@ uint16_t pd_author_get(pd_core *c, const pd_author *a) {
         pd_chain_init(&chain, c->conf.run, a, k);
         memcpy(s->log[k].chain.c, chain.c, sizeof chain.c);
         s->log[k].pull = s->log[k].last = s->log[k].parent = PD_NONE;
+        s->log[k].grown_ms = c->now;
     }
     pd_verdict_new_author(c, s);
     c->memb_hash += author_hash(a);

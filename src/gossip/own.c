@@ -527,6 +527,15 @@ static void pass_on(pd_core *c) {
     pd_emit(c, PD_ACT_PASSED);
 }
 
+void pd_own_show_life(pd_core *c) {
+    const pd_control beacon = {.kind = PD_RECORD_BEACON};
+    if (c->own.voice != PD_VOICE_SPEAKING || c->own.pending[PD_STREAM_GRADIENTS].n)
+        return; /* the seal that is due says it too */
+    if (c->now >= c->own.said_ms + PD_BEACON_MS && pd_own_write(c, &beacon))
+        c->own.said_ms = c->now;
+    pd_wake_at(c, c->own.said_ms + PD_BEACON_MS);
+}
+
 void pd_own_tick(pd_core *c) {
     if (c->own.voice == PD_VOICE_LISTENING)
         listen(c);

@@ -178,6 +178,7 @@ void pd_recv(pd_core *c, const pd_event *e) {
         }
         if (it.kind == PD_ITEM_BYE) {
             pd_view_refused(c, l, &it);
+            l->bye_ms = c->now; /* it did not go without a word */
             pd_link_close(c, l, bye_text(it.u.bye.why));
             return;
         }

@@ -159,12 +159,13 @@ typedef struct pd_mark {
 
 /* One log: one stream of one author. */
 typedef struct pd_log {
-    pd_mark chain;    /* chain.n: verified bytes; own: durable ones */
-    uint64_t held;    /* of them, those that can be read in this step */
-    uint64_t counted; /* of them, those in vv_hash and total: before the void step */
-    uint64_t goal;    /* the most that any link told of */
-    uint64_t told_ms; /* since when there was something beyond chain.n */
-    uint64_t base;    /* first byte held; 0 but of gradients after a checkpoint */
+    pd_mark chain;     /* chain.n: verified bytes; own: durable ones */
+    uint64_t held;     /* of them, those that can be read in this step */
+    uint64_t counted;  /* of them, those in vv_hash and total: before the void step */
+    uint64_t goal;     /* the most that any link told of */
+    uint64_t told_ms;  /* since when there was something beyond chain.n */
+    uint64_t grown_ms; /* when it grew last, or was new here */
+    uint64_t base;     /* first byte held; 0 but of gradients after a checkpoint */
     pd_log_verdict v;
     /* the pull that is open, or when to look for one */
     uint64_t pull_ms;    /* none open: look from here on; open: give up then */
@@ -195,7 +196,8 @@ typedef struct pd_member {
     uint32_t n_addrs, n_hints, next_addr;
     bool dialing, compare; /* compare: that dial is not for a link */
     bool full;             /* it had no place when it was asked last */
-    uint64_t dial_ms;      /* next attempt, or when this one began */
+    bool lost;        /* a link with it ended without a word, and nothing of it has come since */
+    uint64_t dial_ms; /* next attempt, or when this one began */
     uint32_t backoff_ms;
     uint64_t heard_ms; /* of anything of it: a frame, or its log moved */
     uint64_t bytes_in, bytes_out;
@@ -502,6 +504,7 @@ void pd_own_store_failed(pd_core *c, const pd_event *e);
 void pd_own_stop(pd_core *c, bool leave);
 /* Queue a control record; false if it cannot be written now. */
 bool pd_own_write(pd_core *c, const pd_control *rec);
+void pd_own_show_life(pd_core *c); /* nothing said for long: a BEACON */
 void pd_own_tick(pd_core *c);
 uint64_t pd_own_seal_ms(const pd_core *c);
 /* Verified bytes of our own that we did not have: go on behind them.  False: they must not be
@@ -555,6 +558,8 @@ static inline uint32_t pd_alias_number(const pd_link *l, uint32_t log) { /* of a
 bool pd_tree_pushes(const pd_core *c, const pd_link *l, uint32_t log); /* unasked, over this link */
 void pd_tree_due(pd_core *c, pd_link *l, uint32_t log); /* it may have bytes of this log to send */
 void pd_tree_begin(pd_core *c, pd_link *l); /* the peer's state is known: what it lacks can leave */
+/* Nothing of this log has come for so long that its tree may end at a link which is gone. */
+bool pd_tree_is_stale(const pd_core *c, uint32_t log);
 /* There is more of a log than we hold: when to ask. */
 void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t log);
 void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t log); /* new bytes */
@@ -613,6 +618,8 @@ void pd_view_alternatives(pd_core *c, const pd_link *l, pd_item *bye);
 void pd_view_tick(pd_core *c);
 /* Somebody to dial for a link (or to compare with), or PD_NONE. */
 uint16_t pd_view_choose(pd_core *c, bool compare);
+/* A lost neighbour to call now, or PD_NONE; *ms: when the next one is due. */
+uint16_t pd_view_lost(const pd_core *c, uint64_t *ms);
 
 /* dial.c */
 void pd_dial_start(pd_core *c, pd_member *m);
@@ -670,12 +677,16 @@ void pd_verdict_judge(pd_core *c); /* if it is due; all that is held must be rea
 /* The term of a log in vv_hash, and its part of it brought up to date after it has grown. */
 uint64_t pd_verdict_term(const pd_core *c, uint32_t log);
 void pd_verdict_grown(pd_core *c, uint32_t log, const pd_chain *chain);
-void pd_verdict_report(pd_core *c, const uint8_t *evidence, size_t n);
-void pd_verdict_ban(pd_core *c, const pd_event *e);
-void pd_verdict_rotate(pd_core *c, const pd_event *e);
+/* The log that evidence is about; NULL: of nobody that is known. */
+pd_log *pd_verdict_accused(pd_core *c, const pd_evidence *e);
 /* Gradients held of an author that do not count. */
 uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
-void pd_verdict_tick(pd_core *c);
+
+/* enforce.c */
+void pd_enforce_report(pd_core *c, const uint8_t *evidence, size_t n); /* to be written */
+void pd_enforce_ban(pd_core *c, const pd_event *e);
+void pd_enforce_rotate(pd_core *c, const pd_event *e);
+void pd_enforce_tick(pd_core *c);
 
 /* fork.c */
 /* The head of the first n bytes that we hold; false if we hold less. */

@@ -124,6 +124,7 @@ bool pd_core_peer_get(const pd_core *c, uint64_t now_ms, uint32_t i, pd_peer_sta
     }
     if (l) {
         out->session = l->session;
+        out->link_quiet_ms = now_ms > l->heard_ms ? now_ms - l->heard_ms : 0;
         out->outbound = l->outbound;
         out->observer = l->observer;
         out->rtt_ms = l->rtt_ms;

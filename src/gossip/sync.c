@@ -29,7 +29,10 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     pd_verdict_grown(c, index, chain);
     if (first)
         pd_alias_proven(c, (uint16_t)(index / PD_STREAMS));
-    c->member[a->member].heard_ms = c->grown_ms = c->now;
+    /* No tree has brought it here, so perhaps none brings it to the others. */
+    bool mended = log->pull != PD_NONE && pd_tree_is_stale(c, index);
+    c->member[a->member].heard_ms = c->grown_ms = log->grown_ms = c->now;
+    c->member[a->member].lost = false;
     if (log->goal <= n) {
         log->goal = n;
         log->told_ms = 0;
@@ -51,7 +54,9 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
             pd_tree_due(c, l, index);
         } else if (l->member != a->member) {
             pd_set_add(l->tell, index);
-            if (!l->heads_ms)
+            if (mended)
+                l->heads_ms = c->now;
+            else if (!l->heads_ms)
                 l->heads_ms = c->now + pd_heads_wait(c, l);
         }
     }

@@ -85,6 +85,11 @@ static void measure_gap(pd_core *c, uint64_t ms) {
     c->gap_ms = (7 * c->gap_ms + gap + 1) / 8;
 }
 
+bool pd_tree_is_stale(const pd_core *c, uint32_t index) {
+    const pd_log *log = &c->author[index / PD_STREAMS].log[index % PD_STREAMS];
+    return c->now >= log->grown_ms + PD_DEAD_MS + 2 * pd_own_seal_ms(c);
+}
+
 /* Is it on its way already, so that only what is long in coming is asked for? */
 static bool is_coming(const pd_core *c, uint32_t index) {
     const pd_author_state *a = &c->author[index / PD_STREAMS];
@@ -94,7 +99,8 @@ static bool is_coming(const pd_core *c, uint32_t index) {
         for (unsigned i = 0; i < PD_LINKS_MAX; i++)
             if (c->link[i].session && c->link[i].member == a->member && pd_link_live(&c->link[i]))
                 return true;
-    return is_live(c, a->log[index % PD_STREAMS].parent);
+    return is_live(c, a->log[index % PD_STREAMS].parent) &&
+           (c->view.mesh || !pd_tree_is_stale(c, index));
 }
 
 void pd_tree_lacks(pd_core *c, pd_link *l, uint32_t index) {
@@ -278,7 +284,7 @@ void pd_tree_arrived(pd_core *c, pd_link *l, uint32_t index) {
         return;
     /* Also where it overtook a pull from elsewhere: the pull was too early, and if that did not
      * count, pulls would race with the trees for ever. */
-    if (log->told_ms)
+    if (log->told_ms && !pd_tree_is_stale(c, index))
         measure_gap(c, c->now - log->told_ms);
     log->late = 0;
     hang_on(c, l, index);

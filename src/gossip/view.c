@@ -113,6 +113,18 @@ uint16_t pd_view_choose(pd_core *c, bool compare) {
     return n ? kth(c, &near, anyone, spread, c->crypto.random(c->crypto.ctx) % n) : PD_NONE;
 }
 
+uint16_t pd_view_lost(const pd_core *c, uint64_t *ms) {
+    *ms = PD_NEVER;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        const pd_member *m = &c->member[i];
+        if (m->lost && is_candidate(c, i, false))
+            return (uint16_t)i;
+        if (m->lost && !m->dialing && m->dial_ms > c->now && m->dial_ms < *ms)
+            *ms = m->dial_ms;
+    }
+    return PD_NONE;
+}
+
 /* ---- places ---- */
 
 static uint32_t compares(const pd_core *c) {
@@ -280,22 +292,25 @@ static void measure_line(pd_core *c) {
     c->busy_bytes = c->bytes_out;
 }
 
-/* Does it hold what our links have not brought? */
+/* Does it hold what our links have not brought?  Records of someone of whom they have brought
+ * nothing for long need less time to tell. */
 static bool shows_split(const pd_core *c, const pd_link *l) {
     uint32_t end = pd_logs(c);
     for (uint32_t i = pd_set_next(c->lack, 0, end); i < end; i = pd_set_next(c->lack, i + 1, end)) {
         const pd_log *log = &c->author[i / PD_STREAMS].log[i % PD_STREAMS];
-        if (l->log[i].peer > log->chain.n && c->now >= log->told_ms + PD_COMPARE_LASTS_MS)
+        bool stale = i % PD_STREAMS == PD_STREAM_GRADIENTS && pd_tree_is_stale(c, i);
+        uint64_t wait = stale ? PD_LAZY_MS : PD_COMPARE_LASTS_MS;
+        if (l->log[i].peer > log->chain.n && c->now >= log->told_ms + wait)
             return true;
     }
     return false;
 }
 
 static void end_compare(pd_core *c, pd_link *l) {
-    bool ours = l->outbound;
-    if (c->now < l->up_ms + (ours ? 1 : 3) * PD_COMPARE_LASTS_MS)
+    bool ours = l->outbound, split = ours && shows_split(c, l);
+    if (!split && c->now < l->up_ms + (ours ? 1 : 3) * PD_COMPARE_LASTS_MS)
         return;
-    if (ours && shows_split(c, l)) {
+    if (split) {
         pd_note(c, PD_LOG_WARN,
                 "a member that is not linked holds what our links do not bring: "
                 "it becomes one of them");

@@ -139,8 +139,8 @@ static void say_link(const pd_watched *p, const pd_peer_status *now) {
     else if (is && now->session != p->now.session)
         pd_info("link to %s is new: %s", name, why);
     else if (is && now->link == PD_LINK_SUSPECT && p->now.link == PD_LINK_UP)
-        pd_info("link to %s is suspect: nothing heard for %llu s", name,
-                (unsigned long long)now->quiet_ms / 1000);
+        pd_info("link to %s is suspect: nothing has come over it for %llu s", name,
+                (unsigned long long)now->link_quiet_ms / 1000);
     else if (is && now->link == PD_LINK_UP && p->now.link == PD_LINK_SUSPECT)
         pd_info("link to %s is well again", name);
 }

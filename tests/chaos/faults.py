@@ -2,9 +2,11 @@
 what it returns are its figures for the table.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -13,7 +15,8 @@ import subprocess
 import time
 import typing
 
-from swarm import (Failed, Node, Swarm, check, copy, edit, faketime_library, mount, socket_in, MS_REMOUNT, PORT, STARTED)
+from swarm import (Failed, Node, Swarm, check, copy, edit, faketime_library, mount, socket_in, MESH_MOST, MS_REMOUNT, PORT,
+                   STARTED)
 
 TESTS = {}
 
@@ -681,6 +684,60 @@ def newcomer(o):
     return "%d records in %.0f s (%.1f s to join), %d bytes came down, %.2f a record, %d of them records twice; " \
            "1.2 x bytes / 6.9 kB/s and %.1f s of processor are %.0f s" % (records, took, joined, down, down / records,
                                                                          twice, cpu, most)
+
+
+def manifest_number(node, name):
+    with open(os.path.join(node.dir, "manifest"), encoding="utf-8") as f:
+        return int(re.search(r"^%s\W+(\d+)" % re.escape(name), f.read(), re.MULTILINE).group(1))
+
+
+def attests(node):
+    return "checkpoint" in node.peerctl("log", "--author", node.name, "--control")
+
+
+@test(nodes=18, seconds=120)
+def pieces(o):
+    """Basis and checkpoint come to a newcomer of more than 16; whoever serves the basis is killed in the middle."""
+    s = Swarm(o, max(o.nodes, MESH_MOST + 2), spare=1, width=128, rank=16)
+    s.assemble()
+    s.pass_time(20)
+    s.settle(60)  # what a node sends from now on is for the newcomer
+    first, size = s.nodes[0], manifest_number(s.nodes[0], "space.basis_bytes")
+    ckpt = json.loads(first.peerctl("checkpoint", "--json"))
+    s.wait(lambda: sum(attests(n) for n in s.nodes) >= 4, 60, "enough attest the checkpoint")  # not all need to
+    late = s.add_node()
+    s.emulator.tell("set %d rate 32000 queue 8000 delay 50" % late.number)
+    before = [c["sent_bytes"] for c in s.counts()]
+
+    def sent():
+        return [c["sent_bytes"] - b for c, b in zip(s.counts()[:late.number], before)]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        joined = pool.submit(s.join, late, s.ticket(first), "--catch-up", "checkpoint", seconds=300)
+        s.wait(lambda: joined.done() or max(sent()) > size // 2, 120, "half of the basis has come", every=0.1)
+        check(not joined.done(), "the basis of %d bytes came before anybody could be killed" % size)
+        killed = s.nodes[max(range(late.number), key=sent().__getitem__)]
+        killed.kill()
+        at_kill = sent()
+        s.say("%s is killed, which had sent %d bytes of a basis of %d" % (killed.name, max(at_kill), size))
+        said = joined.result()
+    check("beginning with a checkpoint of %d records" % ckpt["records"] in said, "no checkpoint: " + said.strip())
+    after = [a - b for a, b in zip(sent(), at_kill)]
+    came = s.counts()[late.number]["delivered_bytes"]
+    check(max(after) > size // 10, "nobody else served the rest: %s" % after)
+    check(came < 2 * size + ckpt["bytes"], "%d bytes came for a basis of %d: it began again" % (came, size))
+    late.start()
+    killed.start()
+    s.emulator.tell("set %d rate 0 delay 0" % late.number)
+    s.wait_links(180)
+    s.resume()
+    s.pass_time(20)
+    took = s.settle(120)
+    s.wait(lambda: late.status()["checkpoint"]["audit"] == "equal", 120, "the checkpoint is replayed and equal")
+    s.no_fork()
+    return "%s killed after %d bytes of a basis of %d, %s sent %d more; %d came down; equal %.1f s after the last of " \
+           "%d records" % (killed.name, max(at_kill), size, s.nodes[after.index(max(after))].name, max(after), came, took,
+                           s.compare())
 
 
 @test(nodes=4, seconds=130)

@@ -7,7 +7,7 @@ costs next to nothing, so that thirty of them fit on two cores.
 import random
 import struct
 
-WIDTH, FF, HEADS, LAYERS, CONTEXT = 16, 16, 2, 1, 64
+WIDTH, HEADS, LAYERS, CONTEXT = 16, 2, 1, 64
 U32, F32, TEXT, LIST, I32 = 4, 6, 8, 9, 5  # GGUF's types of values
 
 
@@ -32,7 +32,7 @@ def vocabulary():
     return pieces
 
 
-def write_model(path, seed):
+def write_model(path, seed, width=WIDTH):
     rng = random.Random(seed)
     pieces = vocabulary()
     n = len(pieces)
@@ -40,8 +40,8 @@ def write_model(path, seed):
         key("general.architecture", TEXT, text("llama")),
         key("general.name", TEXT, text("micro")),
         key("llama.block_count", U32, struct.pack("<I", LAYERS)),
-        key("llama.embedding_length", U32, struct.pack("<I", WIDTH)),
-        key("llama.feed_forward_length", U32, struct.pack("<I", FF)),
+        key("llama.embedding_length", U32, struct.pack("<I", width)),
+        key("llama.feed_forward_length", U32, struct.pack("<I", width)),
         key("llama.context_length", U32, struct.pack("<I", CONTEXT)),
         key("llama.attention.head_count", U32, struct.pack("<I", HEADS)),
         key("llama.attention.layer_norm_rms_epsilon", F32, struct.pack("<f", 1e-5)),
@@ -50,15 +50,15 @@ def write_model(path, seed):
         key("tokenizer.ggml.token_type", LIST, values(I32, struct.pack("<%di" % n, *(p[1] for p in pieces)), n)),
         key("tokenizer.ggml.scores", LIST, values(F32, struct.pack("<%df" % n, *(p[2] for p in pieces)), n)),
     ]
-    shapes = {"token_embd.weight": (WIDTH, n), "output_norm.weight": (WIDTH,), "output.weight": (WIDTH, n)}
+    shapes = {"token_embd.weight": (width, n), "output_norm.weight": (width,), "output.weight": (width, n)}
     for layer in range(LAYERS):
         block = "blk.%d." % layer
         for name in ("attn_norm", "ffn_norm"):
-            shapes[block + name + ".weight"] = (WIDTH,)
+            shapes[block + name + ".weight"] = (width,)
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            shapes[block + name + ".weight"] = (WIDTH, WIDTH)
-        shapes[block + "ffn_gate.weight"] = shapes[block + "ffn_up.weight"] = (WIDTH, FF)
-        shapes[block + "ffn_down.weight"] = (FF, WIDTH)
+            shapes[block + name + ".weight"] = (width, width)
+        shapes[block + "ffn_gate.weight"] = shapes[block + "ffn_up.weight"] = (width, width)
+        shapes[block + "ffn_down.weight"] = (width, width)
     directory, data = [], b""
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)

@@ -194,7 +194,7 @@ class Node:
 class Swarm:
     """Nodes 0 .. n-1 of one run; node 0 founds it."""
 
-    def __init__(self, options, n, spare=0, rate=2, thin=False):
+    def __init__(self, options, n, spare=0, rate=2, thin=False, width=micro.WIDTH, rank=1):
         self.work = options.work
         self.seed = options.seed
         self.scale = options.scale
@@ -205,13 +205,14 @@ class Swarm:
         self.rng = random.Random(options.seed)
         self.rate = rate
         self.thin = thin
+        self.rank = rank
         self.run_flags = []
         self.began = time.monotonic()
         self.model = os.path.join(self.work, "micro.gguf")
         self.data = os.path.join(self.work, "records.jsonl")
         self.seen = {}  # author's key: the most records of it that anybody was seen to hold
         self.forks = set()  # keys of which this cannot be said
-        micro.write_model(self.model, self.seed)
+        micro.write_model(self.model, self.seed, width)
         micro.write_records(self.data, self.seed)
         names = ["n%d" % i for i in range(n + spare)]
         self.make_namespaces(names)
@@ -236,7 +237,7 @@ class Swarm:
     def found(self, *flags):
         node = self.nodes[0]
         self.command(node.command(
-            "init", node.dir, *self.local_flags(node), "--calibrate", self.data, "--warm-steps", "0", "--rank", "1",
+            "init", node.dir, *self.local_flags(node), "--calibrate", self.data, "--warm-steps", "0", "--rank", str(self.rank),
             "--groups", "1", "--propose", "4", "--rate-max", str(self.rate), *flags))
 
     def local_flags(self, node):
@@ -254,10 +255,12 @@ class Swarm:
     def ticket(self, node, uses=1):
         return node.peerctl("invite", "--reusable", str(uses)).strip()
 
-    def join(self, node, ticket, wrap=(), environ=None, seconds=120):
-        argv = node.command("join", node.dir, ticket, *self.local_flags(node), wrap=wrap)
+    def join(self, node, ticket, *flags, wrap=(), environ=None, seconds=120):
+        """What it prints for people."""
+        argv = node.command("join", node.dir, ticket, *self.local_flags(node), *flags, wrap=wrap)
         r = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, env={**os.environ, **(environ or {})})
         check(r.returncode == 0, "%s cannot join: %s" % (node.name, r.stderr.strip()))
+        return r.stdout + r.stderr
 
     def assemble(self, *flags):
         """Found the run, let all join, run all."""

@@ -92,7 +92,7 @@ typedef struct node {
     uint32_t n_clogged;
     bool file_bad;
     /* mesh_ckpt.c */
-    bool hold;          /* a newcomer who looks for a checkpoint */
+    bool hold; /* a newcomer who looks for a checkpoint */
     uint64_t hold_until;
     uint32_t files;     /* held, one bit each */
     uint32_t looked_at; /* judged, one bit each */
@@ -204,7 +204,8 @@ bool evil_voids_are_right(mesh *m, char *why, size_t room);
 uint64_t evil_counts(const node *n, const slog *l); /* bytes of a log that count at a node */
 
 /* mesh_ckpt.c */
-/* A second has passed for a running node: it makes checkpoints, judges those of others, or looks for one. */
+/* A second has passed for a running node: it makes checkpoints, judges those of others, or looks
+ * for one. */
 void ckpt_turn(mesh *m, node *n);
 /* A file of what the node holds, attested by it; a liar's is wrong. */
 void ckpt_make(mesh *m, node *n);
@@ -214,11 +215,11 @@ void ckpt_piece(mesh *m, node *n, const pd_action *a);
 void ckpt_installed(mesh *m, node *n, const pd_action *a);
 void ckpt_go_on(mesh *m, node *n, const happening *h); /* W_INSTALL, W_INSTALLED */
 void ckpt_prefix(mesh *m, node *n, const pd_action *a);
-size_t ckpt_file(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out, size_t room,
-                 uint64_t *total);
+size_t ckpt_file(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                 size_t room, uint64_t *total);
 bool ckpt_is_whole(const node *n);
-/* The model's coordinates from the checkpoint begun with, or from the base model.  False: bytes before a base are
- * needed. */
+/* The model's coordinates from the checkpoint begun with, or from the base model.  False: bytes
+ * before a base are needed. */
 bool ckpt_coords(mesh *m, const node *n, bool from_base, int32_t a[COORDS]);
 
 /* net.c */
@@ -252,6 +253,29 @@ truth *mesh_truth(mesh *m, const pd_author *a, uint8_t stream);
 /* a file that every member can serve, to test pieces */
 enum { FILE_BYTES = 300001 };
 uint8_t file_byte(uint64_t at);
+
+/* mesh_world.c */
+enum fault {
+    F_KILL_THIS,
+    F_KILL,
+    F_BLOCK,
+    F_UNBLOCK,
+    F_CRASH,
+    F_START,
+    F_PAUSE,
+    F_DISK,
+    F_SNAPSHOT,
+    F_RESTORE,
+    F_JOIN,
+    F_STOP,
+    F_BAN
+};
+/* A fault of the world at a time; a and c as the fault reads them. */
+void mesh_fault_at(mesh *m, uint64_t at, enum fault f, uint32_t n, uint64_t a, uint64_t c);
+void mesh_make_run(mesh *m);       /* its manifest, once the nodes are there */
+void mesh_start(mesh *m, node *n); /* a member that does not run */
+/* All faults are over and nothing new is made. */
+void mesh_heal(mesh *m);
 
 mesh *mesh_open(uint64_t seed);
 void mesh_close(mesh *m);

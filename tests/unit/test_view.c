@@ -446,7 +446,7 @@ END_TEST
 /* A pull that the tree overtook shows how long the tree takes: the next wait is longer.  Without
  * that, pulls would race with the trees for ever and most bytes would come twice. */
 START_TEST(a_pull_that_the_tree_overtakes_makes_the_next_wait_longer) {
-    enum { ROUNDS = 3 };
+    enum { ROUNDS = 2 }; /* a third would wait longer than a tree may be silent */
     uint8_t log[3 + 2 * ROUNDS];
     for (size_t i = 0; i < sizeof log; i++)
         log[i] = (uint8_t)(i + 1);
@@ -485,6 +485,49 @@ START_TEST(a_way_that_was_late_is_told_at_once) {
     ck_assert(will_say(w, 2, PD_ITEM_PULL, 20000, &it));
     give(w, 2, 7, log, 3, 2, true);
     ck_assert(will_say(w, 1, PD_ITEM_HEADS, 1500, &it)); /* a frame's time, not 5 s */
+    drop(w);
+}
+END_TEST
+
+/* A tree that has brought nothing for long may hang on a link that is gone somewhere above: what is
+ * told of is not left to it, and is told on at once. */
+START_TEST(a_tree_that_is_silent_for_long_is_not_waited_for) {
+    const uint8_t log[7] = {1, 2, 3, 4, 5, 6, 7};
+    world *w = hanging_on_one(log);
+    pd_item it, alive = {.kind = PD_ITEM_PONG};
+    tell(w, 2, 7, 5);
+    ck_assert(!will_say(w, 2, PD_ITEM_GRAFT, 2000, &it)); /* it comes down the tree */
+    give(w, 1, 7, log, 3, 2, true);
+    for (int i = 0; i < 60; i++) {
+        tick(w, 1000);
+        say(w, 1, &alive, 1);
+        say(w, 2, &alive, 1);
+    }
+    tell(w, 2, 7, 7);
+    ck_assert(will_say(w, 2, PD_ITEM_GRAFT, 2000, &it));
+    ck_assert_uint_eq(it.u.pull.from, 5);
+    give(w, 2, 7, log, 5, 2, true);
+    ck_assert(will_say(w, 1, PD_ITEM_HEADS, 2000, &it));
+    drop(w);
+}
+END_TEST
+
+/* What a member is heard of over others says nothing of the link to it. */
+START_TEST(a_silent_link_is_told_from_a_silent_member) {
+    const uint8_t log[3] = {1, 2, 3};
+    world *w = linked_with_two();
+    pd_item alive = {.kind = PD_ITEM_PONG};
+    pd_peer_status p = {.key = {0}};
+    for (int i = 0; i < 31; i++) {
+        tick(w, 1000);
+        say(w, 2, &alive, 1);
+    }
+    give(w, 2, 1, log, 0, 3, true);
+    for (uint32_t i = 0; memcmp(p.key, w->id[1].pub, 32); i++)
+        ck_assert(pd_core_peer_get(w->core, w->now, i, &p));
+    ck_assert_int_eq(p.link, PD_LINK_SUSPECT);
+    ck_assert_uint_eq(p.quiet_ms, 0);
+    ck_assert_uint_ge(p.link_quiet_ms, 31000);
     drop(w);
 }
 END_TEST
@@ -660,6 +703,8 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, a_tree_without_a_way_waits_for_one);
     tcase_add_test(tc, a_pull_that_the_tree_overtakes_makes_the_next_wait_longer);
     tcase_add_test(tc, a_way_that_was_late_is_told_at_once);
+    tcase_add_test(tc, a_tree_that_is_silent_for_long_is_not_waited_for);
+    tcase_add_test(tc, a_silent_link_is_told_from_a_silent_member);
     tcase_add_test(tc, a_link_is_asked_for_what_a_comparison_has_shown);
     tcase_add_test(tc, repairs_are_few_and_patient);
     tcase_add_test(tc, an_observer_pulls_and_makes_nothing);
