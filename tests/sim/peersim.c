@@ -265,6 +265,8 @@ static bool value(command *c, const char *name, const char *v) {
         c->o.t.authors = (uint32_t)n;
     else if (!strcmp(name, "--rounds") && n >= 1 && n <= 1000)
         c->o.t.rounds = (uint32_t)n;
+    else if (!strcmp(name, "--settle") && n >= 1 && n <= 1000)
+        c->o.t.settle = (uint32_t)n;
     else if (!strcmp(name, "--dies") && n >= 1 && n <= 90)
         c->o.t.dies = (uint32_t)n;
     else if (!strcmp(name, "--repair") && n >= 1 && n <= 600000)

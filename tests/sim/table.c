@@ -57,7 +57,8 @@ struct tally {
 
 void table_plan(sim *s) {
     uint32_t less = (s->n_nodes >= LARGE) + (s->n_nodes > KEYS_ALL);
-    uint32_t rounds = s->o.t.rounds ? s->o.t.rounds : ROUNDS - less, settle = SETTLE_ROUNDS - less;
+    uint32_t rounds = s->o.t.rounds ? s->o.t.rounds : ROUNDS - less;
+    uint32_t settle = s->o.t.settle ? s->o.t.settle : SETTLE_ROUNDS - less;
     s->seal_ms = s->o.t.records_a_seal * 1000;
     s->buffer_bytes = 65536;
     s->tally = calloc(1, sizeof *s->tally);
@@ -139,7 +140,7 @@ void table_members(sim *s) {
 
 void table_configure(const sim *s, const node *n, pd_core_conf *conf) {
     uint32_t i = original(s, n->index);
-    conf->members_max = keys(s) > PD_MEMBERS_MAX ? keys(s) : 0;
+    conf->members_max = keys(s);
     conf->solo = true; /* nobody has said anything yet */
     conf->thin = s->o.t.thin;
     conf->repair_ms = s->o.t.repair_ms;
