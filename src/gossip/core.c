@@ -169,7 +169,8 @@ static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
     c->own.pending[PD_STREAM_CONTROL].room = sizeof c->control;
     c->own.said_ms = c->now;
     for (unsigned i = 0; i < PD_FORKS_MAX; i++)
-        c->fork[i].log = PD_NONE;
+        c->fork[i] = (pd_fork){.log = PD_NONE, .branch = c->branches[i]};
+    c->report.bytes = c->evidence;
     for (unsigned i = 0; i < PD_STAGES; i++)
         pd_stage_drop(c, &c->stage[i]);
     if (c->conf.seal_bytes_per_s == 0)

@@ -439,6 +439,7 @@ struct pd_core {
      * it is not cleared when a core is opened.  It begins with `gradients`. */
     uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM]; /* own, pending */
     uint8_t record[PD_RECORD_ROOM], branch[PD_BRANCH_MAX];
+    uint8_t branches[PD_FORKS_MAX][PD_BRANCH_MAX], evidence[PD_EVIDENCE_MAX]; /* fork, report */
     char notes[PD_NOTES_MAX][PD_TEXT_MAX];
     uint8_t frames[PD_OUT_BYTES];
     uint8_t piece[PD_PIECE_MAX];
