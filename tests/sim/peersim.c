@@ -13,9 +13,10 @@
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
  *   --real-keys                      Ed25519 instead of keyed hashes
- *   --records K --authors A --rounds R --dies P --repair MS --thin
+ *   --records K --authors A --settle R --rounds R --dies P --repair MS --thin
  *                                    --table: one row: records a seal, nodes that make them, rounds
- *                                    measured, percent that die, a T_rep, thin lines
+ *                                    before and while measuring, percent that die, a T_rep, thin
+ *                                    lines
  *   --large, --json                  --table: the rows of large runs; for scripts
  *   --plant NAME                     with a bug planted in the core; all: each must be found
  *   --broken                         with the world broken: each law must tell
