@@ -160,7 +160,7 @@ static void begin_at_marks(pd_core *c, const pd_ckpt *file) {
             continue;
         if (st)
             pd_stage_drop(c, st);
-        log->base = pd_ckpt_base(e.chain.n);
+        pd_prefix_begin(c, log, pd_ckpt_base(e.chain.n));
         memcpy(log->chain.c, e.chain.c, 32);
         log->chain.n = e.chain.n;
         pd_log_grown(c, index, &e.chain);

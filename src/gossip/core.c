@@ -62,7 +62,7 @@ static pd_err load_log(pd_core *c, uint16_t author, uint8_t stream) {
     if (!c->store.seal(c->store.ctx, &a->id, stream, &n, seal) || n == 0)
         return PD_OK;
     if (stream == PD_STREAM_GRADIENTS && c->store.base)
-        log->base = c->store.base(c->store.ctx, &a->id, msg); /* the mark is read once more below */
+        pd_prefix_begin(c, log, c->store.base(c->store.ctx, &a->id, msg)); /* its mark: below */
     pd_prefix_chain(c, (uint32_t)author * PD_STREAMS + stream, &chain);
     while (chain.n < n) {
         size_t want = n - chain.n < PD_PIECE_MAX ? (size_t)(n - chain.n) : PD_PIECE_MAX;
@@ -147,7 +147,7 @@ static pd_err find_self(pd_core *c) {
 static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
                         const pd_core_log *log, uint64_t now_ms, void *arena) {
     pd_core *c = arena;
-    memset(c, 0, sizeof *c);
+    memset(c, 0, offsetof(pd_core, gradients));
     pd_table_lay(conf, c);
     c->conf = *conf;
     c->conf.name[PD_NAME_MAX] = 0;
@@ -163,13 +163,14 @@ static pd_core *lay_out(const pd_core_conf *conf, const pd_core_crypto *crypto,
     c->attest.since_ms = c->now;
     if (c->conf.stage_bytes == 0)
         c->conf.stage_bytes = PD_STAGE_BYTES;
-    c->own.pending[PD_STREAM_GRADIENTS].bytes = c->own.gradients;
-    c->own.pending[PD_STREAM_GRADIENTS].room = sizeof c->own.gradients;
-    c->own.pending[PD_STREAM_CONTROL].bytes = c->own.control;
-    c->own.pending[PD_STREAM_CONTROL].room = sizeof c->own.control;
+    c->own.pending[PD_STREAM_GRADIENTS].bytes = c->gradients;
+    c->own.pending[PD_STREAM_GRADIENTS].room = sizeof c->gradients;
+    c->own.pending[PD_STREAM_CONTROL].bytes = c->control;
+    c->own.pending[PD_STREAM_CONTROL].room = sizeof c->control;
     c->own.said_ms = c->now;
     for (unsigned i = 0; i < PD_FORKS_MAX; i++)
-        c->fork[i].log = PD_NONE;
+        c->fork[i] = (pd_fork){.log = PD_NONE, .branch = c->branches[i]};
+    c->report.bytes = c->evidence;
     for (unsigned i = 0; i < PD_STAGES; i++)
         pd_stage_drop(c, &c->stage[i]);
     if (c->conf.seal_bytes_per_s == 0)
@@ -312,7 +313,7 @@ static void excuse_lateness(pd_core *c, uint64_t now) {
         return;
     uint64_t late = now - c->wake;
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        c->link[i].heard_ms += c->link[i].session ? late : 0;
+        c->link[i].heard_ms += pd_link_used(c, i) ? late : 0;
     c->calm_ms = now + PD_PING_MS;
     pd_note(c, PD_LOG_WARN, "woken %llu s late; links get that time back",
             (unsigned long long)(late / 1000));

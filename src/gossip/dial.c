@@ -72,7 +72,7 @@ static const pd_addr *next_addr(pd_member *m) {
 
 bool pd_dial_has_session(const pd_core *c, uint16_t member) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++)
-        if (c->link[i].session && c->link[i].member == member)
+        if (pd_link_used(c, i) && c->link[i].member == member)
             return true;
     return false;
 }

@@ -103,7 +103,7 @@ static void write_report(pd_core *c) {
 }
 
 void pd_enforce_report(pd_core *c, const uint8_t *p, size_t n) {
-    if (c->report.size || n > sizeof c->report.bytes)
+    if (c->report.size || n > PD_EVIDENCE_MAX)
         return; /* one at a time: what is not said stays to be found */
     memcpy(c->report.bytes, p, n);
     c->report.size = n;

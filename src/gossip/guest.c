@@ -123,7 +123,7 @@ bool pd_guest_fill(pd_core *c, pd_link *l, pd_writer *w) {
 void pd_guest_tick(pd_core *c) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!l->session || !l->guest || !l->joined || l->bye_ms || c->welcome_session)
+        if (!pd_link_used(c, i) || !l->guest || !l->joined || l->bye_ms || c->welcome_session)
             continue;
         if (pd_member_find(c, l->subject) == PD_NONE)
             continue; /* its record is not durable yet */

@@ -235,7 +235,7 @@ uint64_t pd_heads_due(const pd_core *c, const pd_link *l, bool alone) {
 void pd_heads_tick(pd_core *c) {
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!pd_link_live(l) || !l->vv_in)
+        if (!pd_link_used(c, i) || !pd_link_live(l) || !l->vv_in)
             continue;
         uint64_t sync = l->sync_ms + PD_SYNC_ALONE_MS - PD_SYNC_MS,
                  heads = pd_heads_due(c, l, true);

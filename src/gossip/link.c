@@ -8,14 +8,14 @@
 
 pd_link *pd_link_find(pd_core *c, uint64_t session) {
     for (unsigned i = 0; session && i < PD_SESSIONS_MAX; i++)
-        if (c->link[i].session == session)
+        if (pd_link_used(c, i) && c->link[i].session == session)
             return &c->link[i];
     return NULL;
 }
 
 pd_link *pd_link_of(pd_core *c, uint16_t member) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++)
-        if (pd_link_live(&c->link[i]) && c->link[i].member == member)
+        if (pd_link_used(c, i) && pd_link_live(&c->link[i]) && c->link[i].member == member)
             return &c->link[i];
     return NULL;
 }
@@ -31,7 +31,7 @@ void pd_link_up(pd_core *c, const pd_event *e) {
     pd_link *l = NULL;
     unsigned end = e->guest ? PD_SESSIONS_MAX : PD_LINKS_MAX;
     for (unsigned i = e->guest ? PD_LINKS_MAX : 0; i < end && !l; i++)
-        if (!c->link[i].session)
+        if (!pd_link_used(c, i))
             l = &c->link[i];
     bool refused = m != PD_NONE && m != c->self && pd_score_refuses(c, m);
     bool out = m != PD_NONE && m != c->self && pd_member_is_out(&c->member[m]);
@@ -48,6 +48,7 @@ void pd_link_up(pd_core *c, const pd_event *e) {
     memset(l, 0, offsetof(pd_link, in)); /* its rows stay where they are */
     pd_table_clear_link(c, l);
     l->session = e->session;
+    pd_set_add(&c->used, pd_link_index(c, l));
     memcpy(l->key, e->key, 32);
     l->member = m;
     l->outbound = e->outbound;
@@ -77,6 +78,7 @@ void pd_link_down(pd_core *c, pd_link *l) {
     uint64_t lasted = c->now - l->up_ms;
     bool wordless = pd_link_live(l) && !l->compare && !l->observer;
     l->session = 0;
+    pd_set_remove(&c->used, pd_link_index(c, l));
     if (!m)
         return;
     if (pd_link_of(c, l->member))
@@ -270,7 +272,7 @@ static void judge_silence(pd_core *c, pd_link *l) {
 void pd_link_tick(pd_core *c) {
     for (unsigned i = 0; i < PD_SESSIONS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!l->session)
+        if (!pd_link_used(c, i))
             continue;
         if (l->bye_ms) {
             if (c->now >= l->bye_ms + PD_BYE_MS)

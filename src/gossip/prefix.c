@@ -11,6 +11,11 @@
 
 #include <assert.h>
 
+void pd_prefix_begin(pd_core *c, pd_log *log, uint64_t base) {
+    c->prefix.n_based += (base > 0) - (log->base > 0);
+    log->base = base;
+}
+
 void pd_prefix_chain(pd_core *c, uint32_t index, pd_chain *out) {
     const pd_author *id = &c->author[index / PD_STREAMS].id;
     const pd_log *log = pd_log_at_index(c, index);
@@ -175,7 +180,7 @@ static void conclude(pd_core *c, pd_link *l) {
                 pd_short(l->key, (char[9]){0}));
         return;
     }
-    log->base = 0;
+    pd_prefix_begin(c, log, 0);
     c->fresh[c->n_fresh++] = p->log; /* to be read from the next step on */
     if (log->v.void_at != PD_VOID_NEVER)
         c->judge_due = true;
@@ -235,7 +240,7 @@ bool pd_prefix_fill(pd_core *c, pd_link *l, pd_writer *w) {
 
 void pd_prefix_tick(pd_core *c) {
     pd_fetch *f = &c->prefix.f;
-    if (c->conf.hold || (!f->on && !begin(c)))
+    if (c->conf.hold || (!f->on && !(c->prefix.n_based && begin(c))))
         return;
     if (f->link != PD_NONE && c->now >= f->until_ms)
         f->link = PD_NONE; /* nothing came: another */

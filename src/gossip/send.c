@@ -245,7 +245,7 @@ void pd_send_frames(pd_core *c) {
     for (unsigned k = 0; k < PD_SESSIONS_MAX; k++) {
         unsigned i = (first + k) % PD_SESSIONS_MAX;
         pd_link *l = &c->link[i];
-        if (!l->session || !l->want || l->clogged || l->bye_ms)
+        if (!pd_link_used(c, i) || !l->want || l->clogged || l->bye_ms)
             continue;
         uint64_t at = l->sent_ms + pd_view_frame_ms(c, l);
         bool now = l->full || l->pong_due || !l->sent_ms || c->now >= at;

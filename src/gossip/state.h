@@ -314,7 +314,7 @@ typedef struct pd_stage {
 
 /* Own bytes on their way to the store. */
 typedef struct pd_pending {
-    uint8_t *bytes;            /* pd_own's */
+    uint8_t *bytes;            /* the core's `gradients` or `control` */
     uint32_t room, n, storing; /* the first `storing` are sealed and handed over */
     uint8_t seal[64];
     uint64_t since_ms, retry_ms; /* retry 0: the store is at work */
@@ -339,7 +339,6 @@ typedef struct pd_own {
         heard_ms; /* since when enough peers have all of the own control log; 0: they have not */
     bool rotates, passed; /* a ROTATE is written; PD_ACT_PASSED was given */
     pd_pending pending[PD_STREAMS];
-    uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM];
 } pd_own;
 
 /* Which members to be linked with. */
@@ -368,8 +367,9 @@ typedef struct pd_fetch {
 typedef struct pd_prefix {
     pd_fetch f; /* of `log`, to its base */
     uint32_t log, turn;
-    pd_chain chain; /* over what has come */
-    bool mixed;     /* of more than one peer */
+    pd_chain chain;   /* over what has come */
+    bool mixed;       /* of more than one peer */
+    uint32_t n_based; /* logs that begin at a base */
 } pd_prefix;
 
 /* When a checkpoint is due. */
@@ -404,7 +404,6 @@ struct pd_core {
     bool unproved;  /* some evidence stands only where it does not count */
     pd_fork fork[PD_FORKS_MAX];
     pd_report report;
-    uint8_t record[PD_RECORD_ROOM], branch[PD_BRANCH_MAX];
 
     pd_own own;
     pd_view view;
@@ -421,6 +420,7 @@ struct pd_core {
         gap_var_ms; /* from hearing of bytes to having them by the tree; 0: not measured */
     uint64_t busy_ms, busy_bytes; /* the line's use is measured from here */
     bool busy;
+    uint64_t used; /* set of the links that have a session: most places are empty in a view */
     pd_link link[PD_SESSIONS_MAX];
 
     uint64_t bytes_in, bytes_out, frames_in, frames_out, bad_seals, bad_frames, duplicates,
@@ -429,17 +429,23 @@ struct pd_core {
     /* this step */
     pd_action *out;
     size_t n_out, max_out;
-    char notes[PD_NOTES_MAX][PD_TEXT_MAX];
     uint32_t n_notes;
-    uint8_t frames[PD_OUT_BYTES];
     size_t frames_used;
     uint32_t n_said; /* items about forks */
-    uint8_t piece[PD_PIECE_MAX];
-    pd_head heads[PD_HEADS_MAX]; /* of the HEADS or VV being written */
 
     uint64_t welcome_session; /* whose welcome is in `welcome`; 0: nobody's */
     size_t welcome_size, welcome_room;
     uint8_t *welcome;
+
+    /* Room for bytes, written before they are read: what no run has needed yet costs no memory, so
+     * it is not cleared when a core is opened.  It begins with `gradients`. */
+    uint8_t gradients[PD_PENDING_MAX], control[PD_CONTROL_ROOM]; /* own, pending */
+    uint8_t record[PD_RECORD_ROOM], branch[PD_BRANCH_MAX];
+    uint8_t branches[PD_FORKS_MAX][PD_BRANCH_MAX], evidence[PD_EVIDENCE_MAX]; /* fork, report */
+    char notes[PD_NOTES_MAX][PD_TEXT_MAX];
+    uint8_t frames[PD_OUT_BYTES];
+    uint8_t piece[PD_PIECE_MAX];
+    pd_head heads[PD_HEADS_MAX]; /* of the HEADS or VV being written */
 };
 
 /* table.c */
@@ -590,6 +596,9 @@ void pd_recv(pd_core *c, const pd_event *e);
 /* link.c */
 pd_link *pd_link_find(pd_core *c, uint64_t session);
 pd_link *pd_link_of(pd_core *c, uint16_t member); /* with HELLO in, or NULL */
+static inline bool pd_link_used(const pd_core *c, unsigned i) {
+    return pd_set_has(&c->used, i);
+}
 static inline uint16_t pd_link_index(const pd_core *c, const pd_link *l) {
     return (uint16_t)(l - c->link);
 }
@@ -650,6 +659,8 @@ void pd_prefix_piece(pd_core *c, pd_link *l, const pd_item *it);
 void pd_prefix_lost(pd_core *c, const pd_link *l);
 void pd_prefix_tick(pd_core *c);
 bool pd_prefix_fill(pd_core *c, pd_link *l, pd_writer *w);
+/* What is held of a log begins here from now on. */
+void pd_prefix_begin(pd_core *c, pd_log *log, uint64_t base);
 /* The chain of a log where what is held of it begins. */
 void pd_prefix_chain(pd_core *c, uint32_t log, pd_chain *out);
 /* A peer tells from where on it holds a log; and we a peer who asks below our base. */

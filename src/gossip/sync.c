@@ -45,7 +45,7 @@ void pd_log_grown(pd_core *c, uint32_t index, const pd_chain *chain) {
     }
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!l->session || !pd_link_live(l))
+        if (!pd_link_used(c, i) || !pd_link_live(l))
             continue;
         l->log[index].flags &= (uint16_t)~PD_BASED; /* perhaps it reaches down to us now */
         if (l->compare || l->log[index].peer >= n)

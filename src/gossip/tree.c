@@ -159,7 +159,7 @@ static pd_link *choose(pd_core *c, uint32_t index) {
     bool best_other = false;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (!l->session || !may_serve(c, l, index))
+        if (!pd_link_used(c, i) || !may_serve(c, l, index))
             continue;
         bool other = i != log->last;
         bool better = !best || other > best_other ||
@@ -376,8 +376,8 @@ static pd_link *foster(pd_core *c, const pd_link *gone, uint32_t index) {
     pd_link *best = NULL;
     for (unsigned i = 0; i < PD_LINKS_MAX; i++) {
         pd_link *l = &c->link[i];
-        if (l == gone || !l->session || !pd_link_live(l) || !l->vv_in || l->suspect || l->compare ||
-            l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD | PD_BASED)))
+        if (l == gone || !pd_link_used(c, i) || !pd_link_live(l) || !l->vv_in || l->suspect ||
+            l->compare || l->observer || (l->log[index].flags & (PD_EAGER | PD_BAD | PD_BASED)))
             continue;
         if (l->log[index].peer > most) {
             most = l->log[index].peer;
@@ -393,7 +393,7 @@ static void lost(pd_core *c, pd_link *l, uint32_t index) {
     bool ours = log->parent == pd_link_index(c, l);
     bool closed = pd_log_is_closed(log);
     for (unsigned k = 0; k < PD_LINKS_MAX && !closed; k++)
-        if (&c->link[k] != l && c->link[k].session && pd_link_live(&c->link[k]) &&
+        if (&c->link[k] != l && pd_link_used(c, k) && pd_link_live(&c->link[k]) &&
             c->link[k].log[index].peer > goal)
             goal = c->link[k].log[index].peer;
     log->goal = goal;
@@ -424,8 +424,8 @@ static void lost(pd_core *c, pd_link *l, uint32_t index) {
 }
 
 void pd_tree_lost(pd_core *c, pd_link *l) {
-    if (!l->log)
-        return;
+    if (!l->log || !l->hello_in)
+        return; /* nothing hangs on it yet */
     for (uint32_t i = 0; i < pd_logs(c); i++)
         lost(c, l, i);
 }

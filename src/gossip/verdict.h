@@ -84,14 +84,14 @@ typedef struct pd_fork {
     uint64_t n;      /* the peer's log, of which `branch` is made */
     uint32_t got, total, tries;
     uint64_t due_ms;
-    uint8_t branch[PD_BRANCH_MAX];
+    uint8_t *branch; /* (PD_BRANCH_MAX); stays where it is */
 } pd_fork;
 
 /* Evidence that waits to be written into the own control log. */
 typedef struct pd_report {
     size_t size; /* 0: none */
     uint64_t due_ms;
-    uint8_t bytes[PD_EVIDENCE_MAX];
+    uint8_t *bytes; /* (PD_EVIDENCE_MAX) */
 } pd_report;
 
 #endif

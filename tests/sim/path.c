@@ -101,7 +101,7 @@ static uint64_t delay(const sim *s, pd_rng *r, uint32_t from, uint32_t to) {
         return base;
     case 1:
         return base + draw(r, 0, base);
-    default: { /* half of the frames twice, a quarter four times, ... */
+    default: { /* a quarter of the frames twice or more, a sixteenth four times, ... */
         uint64_t d = base;
         while (d < 64 * base && percent(r, 25))
             d *= 2;

@@ -13,9 +13,10 @@
  *   --jobs J                         runs at a time (2)
  *   --hash                           print only the trace of all runs
  *   --real-keys                      Ed25519 instead of keyed hashes
- *   --records K --authors A --rounds R --dies P --repair MS --thin
+ *   --records K --authors A --settle R --rounds R --dies P --repair MS --thin
  *                                    --table: one row: records a seal, nodes that make them, rounds
- *                                    measured, percent that die, a T_rep, thin lines
+ *                                    before and while measuring, percent that die, a T_rep, thin
+ *                                    lines
  *   --large, --json                  --table: the rows of large runs; for scripts
  *   --plant NAME                     with a bug planted in the core; all: each must be found
  *   --broken                         with the world broken: each law must tell
@@ -271,6 +272,8 @@ static bool value(command *c, const char *name, const char *v) {
         c->o.t.authors = (uint32_t)n;
     else if (!strcmp(name, "--rounds") && n >= 1 && n <= 1000)
         c->o.t.rounds = (uint32_t)n;
+    else if (!strcmp(name, "--settle") && n >= 1 && n <= 1000)
+        c->o.t.settle = (uint32_t)n;
     else if (!strcmp(name, "--dies") && n >= 1 && n <= 90)
         c->o.t.dies = (uint32_t)n;
     else if (!strcmp(name, "--repair") && n >= 1 && n <= 600000)

@@ -293,7 +293,8 @@ typedef struct happening {
 typedef struct table_options {
     uint32_t records_a_seal; /* K */
     uint32_t authors;        /* nodes that make records; 0: all */
-    uint32_t rounds;         /* of K records that are measured */
+    uint32_t settle;         /* rounds of K records before; all authors have sealed in the second */
+    uint32_t rounds;         /* that are measured */
     uint32_t dies;           /* percent of the nodes that die at once when measuring begins */
     uint32_t repair_ms;      /* T_rep is this, whatever the core has measured */
     bool thin;               /* every node's line is said to be thin */

@@ -19,7 +19,7 @@ enum {
     SETTLE_ROUNDS = 3,
     ROUNDS = 3,
     LARGE = 500,     /* nodes from which on one round less is run before and while measuring, ... */
-    KEYS_ALL = 4000, /* ... and two less above these, where not each has its own key */
+    KEYS_ALL = 4000, /* ... and two less while measuring above these, where not each has a key */
     KEYS_RELAYS = 56,
     TAIL_MS = 300000, /* time for what was sealed while measuring to arrive */
     TAIL_STEP_MS = 5000,
@@ -56,8 +56,9 @@ struct tally {
 };
 
 void table_plan(sim *s) {
-    uint32_t less = (s->n_nodes >= LARGE) + (s->n_nodes > KEYS_ALL);
-    uint32_t rounds = s->o.t.rounds ? s->o.t.rounds : ROUNDS - less, settle = SETTLE_ROUNDS - less;
+    uint32_t less = s->n_nodes >= LARGE, least = s->n_nodes > KEYS_ALL;
+    uint32_t rounds = s->o.t.rounds ? s->o.t.rounds : ROUNDS - less - least;
+    uint32_t settle = s->o.t.settle ? s->o.t.settle : SETTLE_ROUNDS - less;
     s->seal_ms = s->o.t.records_a_seal * 1000;
     s->buffer_bytes = 65536;
     s->tally = calloc(1, sizeof *s->tally);
@@ -139,7 +140,7 @@ void table_members(sim *s) {
 
 void table_configure(const sim *s, const node *n, pd_core_conf *conf) {
     uint32_t i = original(s, n->index);
-    conf->members_max = keys(s) > PD_MEMBERS_MAX ? keys(s) : 0;
+    conf->members_max = keys(s);
     conf->solo = true; /* nobody has said anything yet */
     conf->thin = s->o.t.thin;
     conf->repair_ms = s->o.t.repair_ms;
@@ -364,7 +365,7 @@ static const preset large[] = {{1000, {.records_a_seal = 60}},
                                {1000, {.records_a_seal = 60, .dies = 10}},
                                {1000, {.records_a_seal = 60, .dies = 30}},
                                {1000, {.records_a_seal = 60, .thin = true, .repair_ms = 1000}},
-                               {10000, {.records_a_seal = 60, .authors = 200}}};
+                               {10000, {.records_a_seal = 60, .authors = 40}}};
 
 int table_print(const options *o) {
     const preset *rows = o->t.large ? large : small;
