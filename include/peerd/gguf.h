@@ -83,6 +83,12 @@ bool pd_gguf_strs(const pd_gguf *g, const char *key, pd_str *out, size_t n);
 bool pd_gguf_f32s(const pd_gguf *g, const char *key, float *out, size_t n);
 bool pd_gguf_i32s(const pd_gguf *g, const char *key, int32_t *out, size_t n);
 
+/* Keys in file order, each as its bytes there (name, type and value, as gguf.c draws them): what another GGUF file
+ * takes over unread.  Borrowed.
+ */
+size_t pd_gguf_keys(const pd_gguf *g);
+pd_str pd_gguf_key_at(const pd_gguf *g, size_t i, pd_str *name);
+
 /* Digest of the model: BLAKE2b-256 over every tensor's name, type, shape and bytes in order of name, so that it
  * does not depend on file layout or metadata (DESIGN section 3).  Reads the whole file.
  */

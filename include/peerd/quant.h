@@ -1,7 +1,7 @@
 /* quant.h - tensor elements as float32, exactly as ggml defines each type.
  *
  * Promises: every value equals ggml's dequantisation bit for bit (products of a half-precision scale and small
- * integers in float32).  Does not quantise.
+ * integers in float32).  Does not quantise; rounds to the 16-bit types.
  *
  * A block in the order of its bytes, little-endian, e its element, y the value.  d, m: float16.  nib(a, j): the low
  * four bits of byte j of a for j < 16, the high four of byte j - 16 above.  two(a, e) = 2 bits of a[32 (e / 128) + e % 32]
@@ -68,5 +68,10 @@ const char *pd_quant_name(uint32_t type);
 PD_CHECKED pd_err pd_quant_read(uint32_t type, const uint8_t *src, size_t n, float *out);
 
 float pd_half_to_float(uint16_t h);
+/* The nearest float16 or bfloat16, of two equally near ones the even one (IEEE 754, roundTiesToEven).  Beyond the largest
+ * finite one: infinity.  NaN stays one.
+ */
+uint16_t pd_half_from_float(float f);
+uint16_t pd_bf16_from_float(float f);
 
 #endif

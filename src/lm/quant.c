@@ -27,6 +27,45 @@ float pd_half_to_float(uint16_t h) {
     return f;
 }
 
+static uint32_t bits_of(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+/* x >> n, to the nearest, ties to even. */
+static uint32_t shift_rounded(uint32_t x, unsigned n) {
+    uint32_t half = 1u << (n - 1), rest = x & ((1u << n) - 1);
+    x >>= n;
+    return x + (rest > half || (rest == half && (x & 1)));
+}
+
+/* Exponent and mantissa are rounded as one number, so that a carry out of the mantissa is the next
+ * exponent, and out of the largest one infinity.  Below 2^-14 the mantissa counts units of 2^-24;
+ * below 2^-25 there is nothing left of it, and the shift would be too wide.
+ */
+uint16_t pd_half_from_float(float f) {
+    uint32_t sign = bits_of(f) >> 16 & 0x8000u, x = bits_of(f) & 0x7fffffffu, e = x >> 23, half;
+    if (x > 0x7f800000u)
+        half = 0x7e00u;
+    else if (e >= 127 + 16)
+        half = 0x7c00u;
+    else if (e >= 127 - 14)
+        half = shift_rounded(x - (112u << 23), 13);
+    else if (e >= 127 - 25)
+        half = shift_rounded((x & 0x7fffffu) | 0x800000u, 126 - e);
+    else
+        half = 0;
+    return (uint16_t)(sign | half);
+}
+
+uint16_t pd_bf16_from_float(float f) {
+    uint32_t x = bits_of(f);
+    if ((x & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(x >> 16 | 64);
+    return (uint16_t)shift_rounded(x, 16);
+}
+
 static void read_f32(const uint8_t *src, size_t n, float *out) {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits = pd_load32(src + 4 * i);

@@ -112,6 +112,46 @@ START_TEST(every_half_is_exact) {
 }
 END_TEST
 
+static float bf16_to_float(uint32_t h) {
+    uint32_t bits = h << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+/* Every finite number of a 16-bit type, the middle between it and the next one, and both sides of
+ * the middle; signs alike.
+ */
+static void check_rounding(uint32_t largest, float (*widen)(uint32_t), uint16_t (*round)(float)) {
+    for (uint32_t h = 0; h <= largest; h++) {
+        double above =
+            h < largest ? (double)widen(h + 1) : 2 * (double)widen(h) - (double)widen(h - 1);
+        float x = widen(h), middle = (float)(((double)x + above) / 2);
+        uint32_t even = h + (h & 1);
+        ck_assert_uint_eq(round(x), h);
+        ck_assert_uint_eq(round(-x), h | 0x8000u);
+        ck_assert_uint_eq(round(middle), even);
+        ck_assert_uint_eq(round(-middle), even | 0x8000u);
+        ck_assert_uint_eq(round(nextafterf(middle, 0)), h);
+        ck_assert_uint_eq(round(nextafterf(middle, INFINITY)), h + 1);
+    }
+    ck_assert_uint_eq(round(INFINITY), largest + 1);
+    ck_assert_uint_eq(round(-INFINITY), (largest + 1) | 0x8000u);
+    ck_assert(isnan(widen(round(NAN))));
+}
+
+static float half_to_float(uint32_t h) {
+    return pd_half_to_float((uint16_t)h);
+}
+
+START_TEST(rounding_is_to_nearest_even) {
+    check_rounding(0x7bff, half_to_float, pd_half_from_float);
+    check_rounding(0x7f7f, bf16_to_float, pd_bf16_from_float);
+    ck_assert_uint_eq(pd_half_from_float(1e30f), 0x7c00);
+    ck_assert_uint_eq(pd_half_from_float(-1e-30f), 0x8000);
+}
+END_TEST
+
 START_TEST(other_types_are_refused_by_name) {
     float out[256];
     uint8_t src[512] = {0};
@@ -137,6 +177,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, every_type_matches_the_vectors);
     tcase_add_test(tc, many_blocks_have_the_same_digest);
     tcase_add_test(tc, every_half_is_exact);
+    tcase_add_test(tc, rounding_is_to_nearest_even);
     tcase_add_test(tc, other_types_are_refused_by_name);
 }
 
