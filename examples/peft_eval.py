@@ -9,7 +9,7 @@ wrote, alone: the second has no tokenizer, which --tokenizer takes from the base
 FILE holds records with a prompt and choices, or a prompt and a completion.
 Prints the mean loss and the accuracy, to be compared with what `peerd eval` says of the node's folder.
 
-Needs `pip install torch transformers peft gguf` (some gigabytes); nothing else in this tree does.
+Needs `pip install torch transformers accelerate peft gguf` (some gigabytes); nothing else in this tree does.
 """
 
 import argparse

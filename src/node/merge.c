@@ -36,7 +36,7 @@ uint32_t pd_merge_type(const pd_merged *of, uint32_t type) {
     return type == PD_GGML_F32 || type == PD_GGML_BF16 ? type : PD_GGML_F16;
 }
 
-pd_err pd_merge_free(const char *path) {
+pd_err pd_merge_vacant(const char *path) {
     return pd_file_exists(path)
                ? pd_fail(PD_EEXIST, "%s is there already: remove it or name another place", path)
                : PD_OK;

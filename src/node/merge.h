@@ -45,6 +45,6 @@ PD_CHECKED pd_err pd_merge_put(pd_merge *x, const pd_merge_tensor *t, uint32_t h
                                pd_file_out *f);
 
 /* Is nothing there yet?  PD_EEXIST says what to do. */
-PD_CHECKED pd_err pd_merge_free(const char *path);
+PD_CHECKED pd_err pd_merge_vacant(const char *path);
 
 #endif

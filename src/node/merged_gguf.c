@@ -101,7 +101,7 @@ static pd_err write_all(pd_merge *x, pd_file_out *f) {
 pd_err pd_export_merged_gguf(const char *path, const pd_merged *m) {
     pd_merge x;
     pd_file_out *f = NULL;
-    pd_err e = pd_merge_free(path);
+    pd_err e = pd_merge_vacant(path);
     if (e)
         return e;
     e = pd_merge_open(m, &x);

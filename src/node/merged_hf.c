@@ -259,7 +259,7 @@ pd_err pd_export_merged_hf(const char *dir, const pd_merged *m) {
     for (int i = 0; i < 3 && !e; i++) {
         e = pd_path_join(path[i], PATH_MAX, dir, files[i]);
         if (!e)
-            e = pd_merge_free(path[i]);
+            e = pd_merge_vacant(path[i]);
     }
     if (e)
         return e;

@@ -133,6 +133,51 @@ START_TEST(test_default_type) {
 }
 END_TEST
 
+/* A quantised matrix is widened, added to and rounded once; more rows than go through memory at a
+ * time. */
+START_TEST(test_quantised) {
+    enum { ROWS = 300, COLS = 64, BLOCK = 34 };
+    static uint8_t blocks[ROWS * COLS / 32 * BLOCK];
+    static float was[ROWS * COLS], is[ROWS * COLS], down[COLS], up[ROWS], rows[ROWS * COLS],
+        more[ROWS];
+    static uint8_t bytes[4 * ROWS * COLS];
+    subject s = open_subject(PD_SPACE_LORA, 1);
+    pd_rng rng = {3};
+    for (size_t i = 0; i < sizeof blocks; i++)
+        blocks[i] =
+            (uint8_t)(i % BLOCK < 2 ? 0x2c : pd_rng_uniform(&rng) * 256); /* d = 0x2c2c: 0.065 */
+    for (int i = 0; i < COLS; i++)
+        down[i] = (float)signed_uniform(&rng);
+    for (int o = 0; o < ROWS; o++)
+        up[o] = (float)signed_uniform(&rng);
+    ck_ok(pd_quant_read(PD_GGML_Q8_0, blocks, ROWS * COLS, was));
+    const pd_tensor t = {.name = "w",
+                         .type = PD_GGML_Q8_0,
+                         .n_dims = 2,
+                         .shape = {COLS, ROWS, 1, 1},
+                         .data = blocks,
+                         .size_bytes = sizeof blocks};
+    const pd_lowrank add = {.rank = 1, .down = down, .up = up};
+    pd_merge_tensor at = {.t = &t, .add = &add, .type = PD_GGML_F16};
+    pd_merge x = {.at = &at, .n = 1, .rows = rows, .up = more, .bytes = bytes};
+    pd_file_out *f;
+    uint8_t *p;
+    size_t n;
+    ck_ok(pd_file_begin(in_dir(&s, "merged.gguf"), 0600, &f));
+    ck_ok(pd_merge_put(&x, &at, 0, f));
+    ck_ok(pd_file_commit(f));
+    ck_ok(pd_file_read(in_dir(&s, "merged.gguf"), 1 << 20, &p, &n));
+    ck_assert_uint_eq(n, 2 * ROWS * COLS);
+    ck_ok(pd_quant_read(PD_GGML_F16, p, ROWS * COLS, is));
+    for (int i = 0; i < ROWS * COLS; i++) {
+        double sum = (double)was[i] + (double)up[i / COLS] * (double)down[i % COLS];
+        ck_assert_double_le(fabs((double)is[i] - sum), fabs(sum) * unit(PD_GGML_F16) + 1e-6);
+    }
+    free(p);
+    close_subject(&s);
+}
+END_TEST
+
 /* ---- Hugging Face ---- */
 
 typedef struct safetensors {
@@ -306,6 +351,7 @@ END_TEST
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_gguf);
     tcase_add_test(tc, test_default_type);
+    tcase_add_test(tc, test_quantised);
     tcase_add_test(tc, test_hf);
     tcase_add_test(tc, test_refusals);
     tcase_add_test(tc, test_beyond_f16);
