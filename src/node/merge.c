@@ -129,6 +129,7 @@ static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, 
     size_t cols = (size_t)t->t->shape[0];
     size_t row_bytes = cols / pd_quant_block(t->t->type) * pd_quant_block_bytes(t->t->type);
     uint64_t out = pd_merge_rows(t);
+    assert(!t->add || t->add->rank <= PD_RANK_MAX);
     for (size_t i = 0; i < n; i++) {
         uint64_t row = first + i;
         if (halves)
