@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""peft_eval.py - the loss of an exported adapter in another engine: Hugging Face PEFT, in float32.
+"""peft_eval.py - the loss of an exported adapter or model in another engine: Hugging Face, in float32.
 
-    peft_eval.py MODEL --data FILE [--adapter DIR]
+    peft_eval.py MODEL --data FILE [--adapter DIR] [--tokenizer MODEL]
 
 MODEL is the GGUF file that the run was made on, or a Hugging Face folder of the same weights; DIR is what
-`peerctl export --format peft DIR` wrote.  FILE holds records with a prompt and choices, or a prompt and a completion.
+`peerctl export --format peft DIR` wrote.  Or MODEL is what `peerctl export --format merged-gguf` or `merged-safetensors`
+wrote, alone: the second has no tokenizer, which --tokenizer takes from the base.
+FILE holds records with a prompt and choices, or a prompt and a completion.
 Prints the mean loss and the accuracy, to be compared with what `peerd eval` says of the node's folder.
 
-Needs `pip install torch transformers peft gguf` (some gigabytes); nothing else in this tree does.
+Needs `pip install torch transformers accelerate peft gguf` (some gigabytes); nothing else in this tree does.
 """
 
 import argparse
@@ -18,13 +20,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def load(path, adapter):
+def where(path):
     if path.endswith(".gguf"):
-        where = dict(pretrained_model_name_or_path=os.path.dirname(os.path.abspath(path)), gguf_file=os.path.basename(path))
-    else:
-        where = dict(pretrained_model_name_or_path=path)
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        return dict(pretrained_model_name_or_path=os.path.dirname(os.path.abspath(path)), gguf_file=os.path.basename(path))
+    return dict(pretrained_model_name_or_path=path)
+
+
+def load(path, adapter, tokenizer):
+    tokenizer = AutoTokenizer.from_pretrained(**where(tokenizer or path))
+    model = AutoModelForCausalLM.from_pretrained(**where(path), dtype=torch.float32)
     if adapter:
         from peft import PeftModel
 
@@ -40,12 +44,13 @@ def log_probability(model, prompt, more):
 
 @torch.no_grad()
 def main():
-    p = argparse.ArgumentParser(description="Evaluate an exported adapter with PEFT.")
+    p = argparse.ArgumentParser(description="Evaluate an exported adapter, or merged model, with Hugging Face's engine.")
     p.add_argument("model")
     p.add_argument("--data", required=True)
     p.add_argument("--adapter")
+    p.add_argument("--tokenizer", metavar="MODEL", help="where the tokenizer is, if not with the model")
     a = p.parse_args()
-    tokenizer, model = load(a.model, a.adapter)
+    tokenizer, model = load(a.model, a.adapter, a.tokenizer)
 
     def ids(text):
         return tokenizer(text, add_special_tokens=False).input_ids

@@ -24,7 +24,7 @@ static const struct {
     {"verify", ctl_verify, "replay all records from the base and compare digests"},
     {"checkpoint", ctl_checkpoint, "make a checkpoint for newcomers now"},
     {"backup", ctl_backup, "copy the ledger while the node runs"},
-    {"export", ctl_export, "write the adapter for other programs (PEFT, GGUF)"},
+    {"export", ctl_export, "write the adapter, or the whole model, for other programs"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

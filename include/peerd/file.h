@@ -30,6 +30,16 @@ PD_CHECKED pd_err pd_file_read(const char *path, size_t max, uint8_t **out, size
  */
 PD_CHECKED pd_err pd_file_replace(const char *path, const void *p, size_t n, unsigned mode);
 
+/* The same in pieces, for what is not wanted in memory whole: begin, append what follows, then commit or drop, which
+ * both take f.  Until commit succeeds the file at `path` is as it was.  Drop accepts NULL.
+ * Errors: PD_ENOENT (no folder), PD_EIO, PD_EFULL, PD_ENOMEM.
+ */
+typedef struct pd_file_out pd_file_out;
+PD_CHECKED pd_err pd_file_begin(const char *path, unsigned mode, pd_file_out **out);
+PD_CHECKED pd_err pd_file_append(pd_file_out *f, const void *p, size_t n);
+PD_CHECKED pd_err pd_file_commit(pd_file_out *f);
+void pd_file_drop(pd_file_out *f);
+
 bool pd_file_exists(const char *path);
 
 /* Make one folder (0700); an existing folder is fine.  Errors: PD_EIO, PD_EEXIST (something else is there). */

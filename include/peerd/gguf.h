@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum pd_ggml_type { /* numbers as in the file */
+typedef enum pd_ggml_type { /* numbers as in the file; quant.h has their layouts */
     PD_GGML_F32 = 0,
     PD_GGML_F16 = 1,
     PD_GGML_Q4_0 = 2,
@@ -22,8 +22,24 @@ typedef enum pd_ggml_type { /* numbers as in the file */
     PD_GGML_Q5_0 = 6,
     PD_GGML_Q5_1 = 7,
     PD_GGML_Q8_0 = 8,
+    PD_GGML_Q2_K = 10,
+    PD_GGML_Q3_K = 11,
+    PD_GGML_Q4_K = 12,
+    PD_GGML_Q5_K = 13,
     PD_GGML_Q6_K = 14,
+    PD_GGML_IQ2_XXS = 16,
+    PD_GGML_IQ2_XS = 17,
+    PD_GGML_IQ3_XXS = 18,
+    PD_GGML_IQ1_S = 19,
+    PD_GGML_IQ4_NL = 20,
+    PD_GGML_IQ3_S = 21,
+    PD_GGML_IQ2_S = 22,
+    PD_GGML_IQ4_XS = 23,
+    PD_GGML_IQ1_M = 29,
     PD_GGML_BF16 = 30,
+    PD_GGML_TQ1_0 = 34,
+    PD_GGML_TQ2_0 = 35,
+    PD_GGML_MXFP4 = 39,
 } pd_ggml_type;
 
 enum { PD_GGUF_DIMS_MAX = 4, PD_GGUF_NAME_MAX = 64 };
@@ -66,6 +82,12 @@ bool pd_gguf_count(const pd_gguf *g, const char *key, size_t *n);
 bool pd_gguf_strs(const pd_gguf *g, const char *key, pd_str *out, size_t n);
 bool pd_gguf_f32s(const pd_gguf *g, const char *key, float *out, size_t n);
 bool pd_gguf_i32s(const pd_gguf *g, const char *key, int32_t *out, size_t n);
+
+/* Keys in file order, each as its bytes there (name, type and value, as gguf.c draws them): what another GGUF file
+ * takes over unread.  Borrowed.
+ */
+size_t pd_gguf_keys(const pd_gguf *g);
+pd_str pd_gguf_key_at(const pd_gguf *g, size_t i, pd_str *name);
 
 /* Digest of the model: BLAKE2b-256 over every tensor's name, type, shape and bytes in order of name, so that it
  * does not depend on file layout or metadata (DESIGN section 3).  Reads the whole file.

@@ -118,25 +118,67 @@ static pd_err sync_dir_of(const char *path) {
     return r ? fail_errno("flush", dir) : PD_OK;
 }
 
-pd_err pd_file_replace(const char *path, const void *p, size_t n, unsigned mode) {
-    char tmp[PATH_MAX];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
+struct pd_file_out {
+    int fd;
+    char path[PATH_MAX], tmp[PATH_MAX];
+};
+
+pd_err pd_file_begin(const char *path, unsigned mode, pd_file_out **out) {
+    pd_file_out *f = malloc(sizeof *f);
+    if (!f)
+        return pd_fail(PD_ENOMEM, "no memory to write %s", path);
+    if (snprintf(f->tmp, sizeof f->tmp, "%s.tmp", path) >= (int)sizeof f->tmp) {
+        free(f);
         return pd_fail(PD_EUSAGE, "path too long: %s", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, (mode_t)mode);
-    if (fd < 0)
-        return fail_errno("create", tmp);
-    pd_err e = write_all(fd, p, n, tmp);
-    if (!e && fsync(fd) != 0)
-        e = fail_errno("flush", tmp);
-    if (close(fd) != 0 && !e)
-        e = fail_errno("close", tmp);
-    if (!e && rename(tmp, path) != 0)
-        e = fail_errno("rename to", path);
-    if (e) {
-        unlink(tmp);
+    }
+    strcpy(f->path, path);
+    f->fd = open(f->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, (mode_t)mode);
+    if (f->fd < 0) {
+        pd_err e = fail_errno("create", f->tmp);
+        free(f);
         return e;
     }
-    return sync_dir_of(path);
+    *out = f;
+    return PD_OK;
+}
+
+pd_err pd_file_append(pd_file_out *f, const void *p, size_t n) {
+    return write_all(f->fd, p, n, f->tmp);
+}
+
+void pd_file_drop(pd_file_out *f) {
+    if (!f)
+        return;
+    close(f->fd);
+    unlink(f->tmp);
+    free(f);
+}
+
+pd_err pd_file_commit(pd_file_out *f) {
+    pd_err e = fsync(f->fd) != 0 ? fail_errno("flush", f->tmp) : PD_OK;
+    if (close(f->fd) != 0 && !e)
+        e = fail_errno("close", f->tmp);
+    if (!e && rename(f->tmp, f->path) != 0)
+        e = fail_errno("rename to", f->path);
+    if (e)
+        unlink(f->tmp);
+    else
+        e = sync_dir_of(f->path);
+    free(f);
+    return e;
+}
+
+pd_err pd_file_replace(const char *path, const void *p, size_t n, unsigned mode) {
+    pd_file_out *f;
+    pd_err e = pd_file_begin(path, mode, &f);
+    if (e)
+        return e;
+    e = pd_file_append(f, p, n);
+    if (e) {
+        pd_file_drop(f);
+        return e;
+    }
+    return pd_file_commit(f);
 }
 
 bool pd_file_exists(const char *path) {

@@ -56,6 +56,7 @@ typedef struct entry {
 struct pd_gguf {
     pd_map map;
     entry *keys; /* sorted by key */
+    pd_str *raw; /* the bytes of each, in file order */
     size_t n_keys;
     pd_tensor *tensors; /* as in the file */
     uint32_t *by_name;  /* indices of tensors, sorted by name */
@@ -143,12 +144,15 @@ static pd_err read_keys(pd_gguf *g, pd_reader *r, uint64_t n) {
     if (n > pd_reader_left(r) / KEY_BYTES_MIN)
         return truncated("its metadata");
     g->keys = calloc((size_t)n + 1, sizeof *g->keys);
-    if (!g->keys)
+    g->raw = calloc((size_t)n + 1, sizeof *g->raw);
+    if (!g->keys || !g->raw)
         return pd_fail(PD_ENOMEM, "no memory for %llu metadata keys", (unsigned long long)n);
     for (; g->n_keys < n; g->n_keys++) {
+        const uint8_t *from = r->p;
         pd_err e = read_key(r, &g->keys[g->n_keys]);
         if (e)
             return e;
+        g->raw[g->n_keys] = (pd_str){(const char *)from, (size_t)(r->p - from)};
     }
     qsort(g->keys, g->n_keys, sizeof *g->keys, compare_keys);
     for (size_t i = 1; i < g->n_keys; i++)
@@ -338,6 +342,7 @@ void pd_gguf_close(pd_gguf *g) {
         return;
     pd_map_close(&g->map);
     free(g->keys);
+    free(g->raw);
     free(g->tensors);
     free(g->by_name);
     free(g);
@@ -477,6 +482,17 @@ bool pd_gguf_i32s(const pd_gguf *g, const char *key, int32_t *out, size_t n) {
         }
     }
     return true;
+}
+
+size_t pd_gguf_keys(const pd_gguf *g) {
+    return g->n_keys;
+}
+
+pd_str pd_gguf_key_at(const pd_gguf *g, size_t i, pd_str *name) {
+    assert(i < g->n_keys);
+    pd_str raw = g->raw[i];
+    *name = (pd_str){raw.p + 8, (size_t)pd_load64((const uint8_t *)raw.p)};
+    return raw;
 }
 
 /* "peerd.model.v1" | per tensor in order of name: n:u32 name | type:u32 | n_dims:u32 | dims:u64[4]

@@ -1,6 +1,6 @@
-/* cmd_export.c - peerd export: a stopped node's adapter for other engines. */
+/* cmd_export.c - peerd export: a stopped node's adapter, or model, for other engines. */
 #include "cmd.h"
-#include "export.h"
+#include "export_kind.h"
 #include "peerd/flags.h"
 #include "site.h"
 
@@ -8,24 +8,29 @@
 
 static const pd_command_help help = {
     .usage = "peerd export DIR OUT",
-    .what = "Write a stopped node's adapter, start adapter included, as a LoRA. (A running one: peerctl export.)",
-    .example = "peerd export ./site-a ./adapter --format peft"};
+    .what = "Write what a stopped node has learnt. (A running one: peerctl export.)\n"
+            "  peft                OUT/: the adapter as a LoRA, start adapter included, for PEFT\n"
+            "  gguf                OUT: the same, for llama.cpp (--lora OUT)\n"
+            "  merged-gguf         OUT: base and adapter as one model, tokenizer included\n"
+            "  merged-safetensors  OUT/: the same for Hugging Face; the tokenizer is the base's, "
+            "to be\n"
+            "                      copied there",
+    .example = "peerd export ./site-a ./merged.gguf --format merged-gguf --type bf16"};
 
-static pd_err export_to(const char *dir, const char *format, const char *out) {
+static pd_err export_to(const char *dir, const pd_export_kind *kind, const char *out) {
     pd_site s;
     pd_view *v = NULL;
-    bool peft = strcmp(format, "peft") == 0;
-    if (!peft && strcmp(format, "gguf") != 0)
-        return pd_fail(PD_EUSAGE, "unknown format '%s' (peft or gguf)", format);
     pd_err e = pd_site_open(dir, PD_SITE_MODEL, &pd_site_as_set, &s);
     if (e)
         return e;
-    const pd_model_info *info = pd_model_info_of(s.model);
     e = pd_site_view(&s, &v);
-    if (!e && peft)
-        e = pd_export_peft(out, info->name, info, &s.manifest, v);
-    else if (!e)
-        e = pd_export_gguf(out, info->name, info, &s.manifest, v);
+    if (!e) {
+        pd_merged m = {.base = s.config.model,
+                       .info = pd_model_info_of(s.model),
+                       .manifest = &s.manifest,
+                       .view = v};
+        e = pd_export_kind_write(kind, out, &m);
+    }
     if (!e)
         printf("%s: %llu records\n", out, (unsigned long long)s.replica.records);
     pd_view_close(v);
@@ -34,11 +39,15 @@ static pd_err export_to(const char *dir, const char *format, const char *out) {
 }
 
 int pd_cmd_export(int argc, char **argv) {
-    const char *at[2], *format = "peft";
+    const char *at[2], *format = "peft", *type = NULL;
+    pd_export_kind kind;
     bool asked;
     size_t n;
     const pd_flag flags[] = {
-        {"format", 0, PD_FLAG_TEXT, &format, 0, 0, "KIND", "peft (a folder) or gguf (a file); default peft"},
+        {"format", 0, PD_FLAG_TEXT, &format, 0, 0, "KIND", "as above; default peft"},
+        {"type", 0, PD_FLAG_TEXT, &type, 0, 0, "TYPE",
+         "f16, bf16 or f32, of merged matrices (default: f32 and bf16 where the "
+         "base's are, else f16)"},
         {.name = NULL}};
     pd_err e = pd_flags_parse(argc, argv, flags, at, 2, 2, &n, &asked);
     if (!e && asked) {
@@ -46,7 +55,9 @@ int pd_cmd_export(int argc, char **argv) {
         return 0;
     }
     if (!e)
-        e = export_to(at[0], format, at[1]);
+        e = pd_export_kind_parse(format, type, &kind);
+    if (!e)
+        e = export_to(at[0], &kind, at[1]);
     if (e)
         fprintf(stderr, "peerd export: %s\n", pd_fail_text());
     return e ? pd_err_exit(e) : 0;

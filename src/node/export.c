@@ -15,11 +15,11 @@ enum {
     GGUF_ALIGN = 32,
 };
 
-static const char *const peft_modules[PD_TARGETS] = {
+const char *const pd_export_hf_names[PD_TARGETS] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
-static const char *const gguf_modules[PD_TARGETS] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
-                                                     "ffn_gate", "ffn_up", "ffn_down"};
+const char *const pd_export_gguf_names[PD_TARGETS] = {
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
 
 /* What is exported, and one of its tensors: A (r, in) or B (out, r) of one matrix. */
 typedef struct adapter {
@@ -67,8 +67,7 @@ static size_t tensor_bytes(const tensor *t) {
     return (size_t)t->rows * t->cols * 4;
 }
 
-/* Row of the GGUF file's W that becomes row `o` of Hugging Face's, within heads of `width`. */
-static uint32_t paired_row(uint32_t o, uint32_t width) {
+uint32_t pd_export_paired_row(uint32_t o, uint32_t width) {
     uint32_t head = o / width, at = o % width, half = width / 2;
     return head * width + (at % half) * 2 + at / half;
 }
@@ -83,7 +82,7 @@ static void put_tensor(pd_writer *w, const adapter *a, const tensor *t) {
     const pd_lowrank *x = pd_view_at(a->view, t->layer, t->target);
     bool reorder = a->halves && (t->target == PD_Q || t->target == PD_K);
     for (uint32_t i = 0; i < t->rows; i++) {
-        uint32_t row = t->b && reorder ? paired_row(i, a->info->head_width) : i;
+        uint32_t row = t->b && reorder ? pd_export_paired_row(i, a->info->head_width) : i;
         for (uint32_t j = 0; j < t->cols; j++)
             put_f32(w, t->b ? x->up[(size_t)j * t->rows + row] : x->down[(size_t)i * t->cols + j]);
     }
@@ -131,7 +130,7 @@ static void put_safetensors(const adapter *a, pd_writer *w) {
             snprintf(line, sizeof line,
                      ",\"base_model.model.model.layers.%u.%s.lora_%c.weight\":{\"dtype\":\"F32\","
                      "\"shape\":[%u,%u],\"data_offsets\":[%zu,%zu]}",
-                     t.layer, peft_modules[t.target], t.b ? 'B' : 'A', t.rows, t.cols, at,
+                     t.layer, pd_export_hf_names[t.target], t.b ? 'B' : 'A', t.rows, t.cols, at,
                      at + tensor_bytes(&t));
         assert(n > 0 && n < (int)sizeof line);
         pd_put_bytes(w, line, (size_t)n);
@@ -167,7 +166,8 @@ static pd_err write_config(const char *path, const adapter *a, const char *base_
     cJSON *modules = cJSON_AddArrayToObject(j, "target_modules");
     for (uint32_t t = 0; t < PD_TARGETS; t++)
         if (a->targets >> t & 1)
-            cJSON_AddItemToArray(modules, cJSON_CreateString(strchr(peft_modules[t], '.') + 1));
+            cJSON_AddItemToArray(modules,
+                                 cJSON_CreateString(strchr(pd_export_hf_names[t], '.') + 1));
     char *text = cJSON_Print(j);
     cJSON_Delete(j);
     if (!text)
@@ -230,8 +230,8 @@ static void put_gguf(const adapter *a, const char *base_name, pd_writer *w) {
     pd_put_u32(w, GGUF_KEY_F32);
     put_f32(w, (float)a->rank);
     for (uint32_t i = 0; next_tensor(a, &i, &t);) {
-        snprintf(name, sizeof name, "blk.%u.%s.weight.lora_%c", t.layer, gguf_modules[t.target],
-                 t.b ? 'b' : 'a');
+        snprintf(name, sizeof name, "blk.%u.%s.weight.lora_%c", t.layer,
+                 pd_export_gguf_names[t.target], t.b ? 'b' : 'a');
         put_text(w, name);
         pd_put_u32(w, 2);
         pd_put_u64(w, t.cols);

@@ -38,4 +38,12 @@ PD_CHECKED pd_err pd_export_peft(const char *dir, const char *base_name, const p
 PD_CHECKED pd_err pd_export_gguf(const char *path, const char *base_name, const pd_model_info *info,
                                  const pd_manifest *m, const pd_view *v);
 
+/* What the matrices are called: "self_attn.q_proj" in a layer of Hugging Face's, "attn_q" in
+ * GGUF's. */
+extern const char *const pd_export_hf_names[PD_TARGETS];
+extern const char *const pd_export_gguf_names[PD_TARGETS];
+
+/* Row of the GGUF file's W that becomes row `o` of Hugging Face's, within heads of `width`. */
+uint32_t pd_export_paired_row(uint32_t o, uint32_t width);
+
 #endif

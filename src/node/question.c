@@ -2,7 +2,7 @@
  * the trainer's thread answers between two probes, because it owns the replica; see question.h. */
 #include "question.h"
 #include "answer.h"
-#include "export.h"
+#include "export_kind.h"
 #include "json.h"
 #include "peerd/file.h"
 
@@ -108,14 +108,14 @@ static double add_file(cJSON *files, const char *path) {
 }
 
 static pd_err list_files(const pd_question *q) {
-    static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors"};
+    const char *const *names = pd_export_kind_files(&q->kind);
     char path[PD_CONFIG_PATH + 32];
     cJSON *files = cJSON_AddArrayToObject(q->reply, "files");
     double bytes = 0;
     pd_err e = PD_OK;
-    if (q->gguf)
+    if (!names)
         bytes = add_file(files, q->out);
-    for (int i = 0; !q->gguf && i < 2 && !e; i++) {
+    for (int i = 0; names && names[i] && !e; i++) {
         e = pd_path_join(path, sizeof path, q->out, names[i]);
         if (!e)
             bytes += add_file(files, path);
@@ -124,11 +124,13 @@ static pd_err list_files(const pd_question *q) {
     return e;
 }
 
-static pd_err write_adapter(const pd_question *q, const pd_view *v) {
+static pd_err write_export(const pd_question *q, const pd_view *v) {
     const pd_site *s = q->n->site;
-    const pd_model_info *info = pd_model_info_of(s->model);
-    return q->gguf ? pd_export_gguf(q->out, s->manifest.model_name, info, &s->manifest, v)
-                   : pd_export_peft(q->out, s->manifest.model_name, info, &s->manifest, v);
+    pd_merged m = {.base = s->config.model,
+                   .info = pd_model_info_of(s->model),
+                   .manifest = &s->manifest,
+                   .view = v};
+    return pd_export_kind_write(&q->kind, q->out, &m);
 }
 
 static void export(void *ctx, pd_replica *r, const pd_space *space) {
@@ -141,7 +143,7 @@ static void export(void *ctx, pd_replica *r, const pd_space *space) {
     if (!e) {
         pd_replica_sealed(r, a, digest);
         pd_view_set(v, a, NULL, 0);
-        e = write_adapter(q, v);
+        e = write_export(q, v);
     }
     if (!e) {
         cJSON_AddNumberToObject(q->reply, "records", (double)r->records);
@@ -225,16 +227,19 @@ pd_err pd_answer_verify(void *ctx, uint64_t call, const cJSON *request, cJSON *r
 pd_err pd_answer_export(void *ctx, uint64_t call, const cJSON *request, cJSON *reply) {
     (void)reply;
     const char *format = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "format"));
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "type"));
+    pd_export_kind kind;
     char out[PD_CONFIG_PATH];
-    if (!format || (strcmp(format, "peft") != 0 && strcmp(format, "gguf") != 0))
-        return pd_fail(PD_EUSAGE, "export needs \"format\": \"peft\" or \"gguf\"");
-    pd_err e = pd_question_path(request, "out", out);
+    pd_err e = format ? pd_export_kind_parse(format, type, &kind)
+                      : pd_fail(PD_EUSAGE, "needs a \"format\"");
+    if (!e)
+        e = pd_question_path(request, "out", out);
     if (e)
         return pd_fail_in(e, "export");
     pd_question *q = pd_question_new();
     if (!q)
         return PD_ENOMEM;
-    q->gguf = strcmp(format, "gguf") == 0;
+    q->kind = kind;
     strcpy(q->out, out);
     return pd_question_trainer(ctx, call, q, export);
 }

@@ -7,6 +7,7 @@
 #ifndef PD_QUESTION_H
 #define PD_QUESTION_H
 
+#include "export_kind.h"
 #include "node.h"
 #include "peerd/ckpt.h"
 
@@ -15,7 +16,7 @@ enum { PD_QUESTION_TEXT = 512 };
 typedef struct pd_question {
     pd_node *n; /* on other threads: inbox, ledger and what of the site does not change */
     uint64_t call, asked_ms;
-    bool gguf;                /* export */
+    pd_export_kind kind;      /* export */
     bool quick;               /* check */
     char out[PD_CONFIG_PATH]; /* export, backup */
     pd_err err;

@@ -363,6 +363,33 @@ class Nodes(unittest.TestCase):
         found = json.loads(run(PEERCTL, "-d", self.alpha.dir, "doctor", "--json", ok=(1,)))
         self.assertEqual((found["level"], found["checks"][0]["mend"]), ("bad", "peerd run " + self.alpha.dir))
 
+    def nll(self, model):
+        return json.loads(run(PEERD, "eval", model, "--data", self.data, "--compute", "f32", "--json"))["nll"]
+
+    def test_merged(self):
+        """A merged model is what the node computes, on a running node and on a stopped one: else what people pass on
+        is not what they trained."""
+        node = Node(self.work + "/gamma")
+        self.addCleanup(node.stop)
+        space = ["--space", "lora", "--rank", "2", "--eps", "0.01", "--lr", "5e-3", "--clip", "1"]  # far from the base
+        run(PEERD, "init", node.dir, *self.local, *space)
+        node.start("--seal-ms", "300", "--solo", "--records", "40")
+        wait_for("all records sealed", lambda: node.status()["digest_records"] == 40)
+        merged = self.work + "/merged-"
+        said = node.ctl("export", "--format", "merged-gguf", "--type", "f16", merged + "a.gguf")
+        self.assertIn("the base with the adapter of 40 records", said)
+        node.stop()
+        run(PEERD, "export", node.dir, merged + "b.gguf", "--format", "merged-gguf", "--type", "f32")
+        base, learnt = self.nll(self.model), self.nll(node.dir)
+        self.assertAlmostEqual(self.nll(merged + "b.gguf"), learnt, delta=1e-5)
+        self.assertAlmostEqual(self.nll(merged + "a.gguf"), learnt, delta=5e-3)  # rounded
+        self.assertNotEqual(base, learnt)
+        again = subprocess.run(
+            [PEERD, "export", node.dir, self.model, "--format", "merged-gguf"], capture_output=True, text=True
+        )
+        self.assertEqual(again.returncode, 1)
+        self.assertIn("is there already", again.stderr)
+
     def test_sealing_by_count(self):
         """Seals that come early cost bytes: people should know that they do, once and not at each."""
         self.alpha.start("--seal-ms", "900000", "--seal-records", "5", "--solo", "--records", "40")

@@ -3,6 +3,7 @@
 #include "fuzz.h"
 
 #include "peerd/gguf.h"
+#include "peerd/quant.h"
 
 #include <string.h>
 
@@ -37,6 +38,16 @@ static void ask(const pd_gguf *g, const char *key) {
     FUZZ_CHECK(sum < UINT32_MAX); /* the bytes are read */
 }
 
+/* Every block of a tensor to floats, of whatever type. */
+static void dequantise(const pd_tensor *t) {
+    float out[256];
+    size_t bytes = pd_quant_block_bytes(t->type), n = pd_quant_block(t->type);
+    FUZZ_CHECK(n >= 1 && n <= 256 && t->size_bytes % bytes == 0);
+    for (size_t at = 0; at < t->size_bytes; at += bytes)
+        if (pd_quant_read(t->type, t->data + at, n, out) != PD_OK)
+            return;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     pd_gguf *g;
     uint8_t digest[32];
@@ -48,6 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
         const pd_tensor *t = pd_gguf_tensor_at(g, i);
         FUZZ_CHECK(pd_gguf_tensor(g, t->name) == t);
         FUZZ_CHECK(t->n_dims >= 1 && t->n_dims <= PD_GGUF_DIMS_MAX && t->size_bytes <= n);
+        dequantise(t);
     }
     pd_gguf_digest(g, digest); /* reads every tensor's bytes */
     pd_gguf_close(g);

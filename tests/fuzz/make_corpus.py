@@ -49,6 +49,17 @@ def text(s):
     return struct.pack("<Q", len(s)) + s
 
 
+# Block types that quant.h draws: number, elements and bytes of a block.
+QUANTS = {
+    "q4_0": (2, 32, 18), "q4_1": (3, 32, 20), "q5_0": (6, 32, 22), "q5_1": (7, 32, 24), "q8_0": (8, 32, 34),
+    "q2_k": (10, 256, 84), "q3_k": (11, 256, 110), "q4_k": (12, 256, 144), "q5_k": (13, 256, 176),
+    "q6_k": (14, 256, 210), "iq2_xxs": (16, 256, 66), "iq2_xs": (17, 256, 74), "iq3_xxs": (18, 256, 98),
+    "iq1_s": (19, 256, 50), "iq4_nl": (20, 32, 18), "iq3_s": (21, 256, 110), "iq2_s": (22, 256, 82),
+    "iq4_xs": (23, 256, 136), "iq1_m": (29, 256, 56), "tq1_0": (34, 256, 54), "tq2_0": (35, 256, 66),
+    "mxfp4": (39, 32, 17),
+}
+
+
 def gguf(keys, tensors, version=3):
     out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys))
     for name, kind, value in keys:
@@ -72,8 +83,12 @@ def ggufs():
     f64 = (b"a.double", 12, struct.pack("<d", 1.5))
     a = (b"token_embd.weight", 0, [4, 2], struct.pack("<8f", *range(8)))
     b = (b"blk.0.attn_q.weight", 8, [32, 1], bytes(34))
+    quants = {
+        name: gguf([], [(b"a", kind, [n], bytes(37 * i % 256 for i in range(size)))])
+        for name, (kind, n, size) in QUANTS.items()
+    }
     return {
-        "empty": gguf([], []), "keys": gguf([arch, count, tokens, scores, types, flag, f64], []),
+        **quants, "empty": gguf([], []), "keys": gguf([arch, count, tokens, scores, types, flag, f64], []),
         "tensors": gguf([arch], [a, b]), "both": gguf([arch, tokens], [a]), "version2": gguf([arch], [a], 2),
     }
 

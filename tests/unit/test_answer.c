@@ -304,13 +304,20 @@ static void check_questions(void) {
     refused("{\"cmd\": \"export\", \"format\": \"peft\", \"out\": \"x\"}", PD_EUSAGE, "absolute");
     refused("{\"cmd\": \"export\", \"format\": \"gguf\", \"out\": \"/no/such/x\"}", PD_ENOENT,
             "/no/");
-    for (int gguf = 0; gguf < 2; gguf++) {
-        in_dir(path, gguf ? "adapter.gguf" : "adapter");
+    static const struct {
+        const char *format, *name;
+        int files;
+    } exports[] = {{"peft", "adapter", 2},
+                   {"gguf", "adapter.gguf", 1},
+                   {"merged-gguf", "merged.gguf", 1},
+                   {"merged-safetensors", "merged", 3}};
+    for (int i = 0; i < 4; i++) {
+        in_dir(path, exports[i].name);
         snprintf(request, sizeof request,
-                 "{\"cmd\": \"export\", \"format\": \"%s\", \"out\": \"%s\"}",
-                 gguf ? "gguf" : "peft", path);
+                 "{\"cmd\": \"export\", \"format\": \"%s\", \"out\": \"%s\"}", exports[i].format,
+                 path);
         r = ask(request);
-        ck_assert_int_eq(cJSON_GetArraySize(at(r, "files")), gguf ? 1 : 2);
+        ck_assert_int_eq(cJSON_GetArraySize(at(r, "files")), exports[i].files);
         double bytes = 0;
         const cJSON *f;
         cJSON_ArrayForEach(f, at(r, "files")) {

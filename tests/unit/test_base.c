@@ -81,6 +81,41 @@ START_TEST(replace_writes_whole_files_and_errors_name_the_path) {
 }
 END_TEST
 
+static bool holds(const char *path, const char *text) {
+    uint8_t *p = NULL;
+    size_t n;
+    bool same = pd_file_read(path, 100, &p, &n) == PD_OK && strcmp((char *)p, text) == 0;
+    free(p);
+    return same;
+}
+
+/* What is written in pieces is there whole or not at all, and leaves no half of it behind. */
+START_TEST(a_file_in_pieces_appears_when_it_is_whole) {
+    char dir[] = "/tmp/pd-base-XXXXXX", path[64], tmp[70], none[80];
+    ck_assert(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    snprintf(none, sizeof none, "%s/none/file", dir);
+    pd_file_out *f = NULL;
+    ck_assert_int_eq(pd_file_begin(none, 0600, &f), PD_ENOENT);
+    ck_assert_ptr_null(f);
+    ck_assert_int_eq(pd_file_begin(path, 0600, &f), PD_OK);
+    ck_assert_int_eq(pd_file_append(f, "one, ", 5), PD_OK);
+    ck_assert(!pd_file_exists(path));
+    ck_assert_int_eq(pd_file_append(f, "two", 3), PD_OK);
+    ck_assert_int_eq(pd_file_commit(f), PD_OK);
+    ck_assert(holds(path, "one, two"));
+    ck_assert_int_eq(pd_file_begin(path, 0600, &f), PD_OK);
+    ck_assert_int_eq(pd_file_append(f, "three", 5), PD_OK);
+    pd_file_drop(f);
+    ck_assert(holds(path, "one, two"));
+    ck_assert(!pd_file_exists(tmp));
+    pd_file_drop(NULL);
+    unlink(path);
+    ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
+
 /* A mistyped flag must be named, never taken as something else. */
 START_TEST(flags_are_parsed_by_the_table) {
     bool on = false, help;
@@ -122,6 +157,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, reader_never_runs_past_its_end);
     tcase_add_test(tc, hex_and_base32_round_trip);
     tcase_add_test(tc, replace_writes_whole_files_and_errors_name_the_path);
+    tcase_add_test(tc, a_file_in_pieces_appears_when_it_is_whole);
     tcase_add_test(tc, flags_are_parsed_by_the_table);
 }
 

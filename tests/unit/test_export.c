@@ -5,72 +5,12 @@
  * safetensors header; examples/peft_eval.py is the check in another engine.
  */
 #include "../../src/node/export.h"
-#include "micro.h"
+#include "export_subject.h"
 #include "peerd/bytes.h"
 #include "peerd/file.h"
-#include "train.h"
 
 #include <cjson/cJSON.h>
 #include <sys/stat.h>
-
-typedef struct subject { /* an adapter of a micro model */
-    micro m;
-    pd_gguf *file;
-    pd_model *model;
-    const pd_model_info *info;
-    pd_manifest manifest;
-    pd_basis *basis;
-    pd_space *space;
-    pd_view *view;
-    char dir[64];
-} subject;
-
-static subject open_subject(pd_space_kind kind, uint32_t targets) {
-    subject s = {.m = make(true, false, 24)};
-    pd_model_opts o = {.compute = PD_COMPUTE_F32, .threads = 1};
-    ck_ok(pd_gguf_open(s.m.path, &s.file));
-    ck_ok(pd_model_open(s.file, &o, &s.model));
-    s.info = pd_model_info_of(s.model);
-    s.manifest = manifest_of(kind, 2, targets, s.info);
-    if (kind == PD_SPACE_ALIGNED)
-        s.basis = random_basis(s.info, targets, 3, 2, 5);
-    ck_ok(pd_space_open(&s.manifest, s.info, s.basis, &s.space));
-    ck_ok(pd_view_open(s.space, &s.view));
-    pd_rng rng = {9};
-    int32_t *a = malloc(s.manifest.n_coords * sizeof *a);
-    for (uint64_t i = 0; i < s.manifest.n_coords; i++)
-        a[i] = (int32_t)(signed_uniform(&rng) * (1 << 20));
-    pd_view_set(s.view, a, NULL, 0);
-    free(a);
-    snprintf(s.dir, sizeof s.dir, "/tmp/pd-export-XXXXXX");
-    ck_assert(mkdtemp(s.dir));
-    return s;
-}
-
-static void close_subject(subject *s) {
-    char path[128];
-    const char *const names[] = {"adapter.gguf", "peft/adapter_model.safetensors",
-                                 "peft/adapter_config.json"};
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", s->dir, names[i]);
-        unlink(path);
-    }
-    snprintf(path, sizeof path, "%s/peft", s->dir);
-    rmdir(path);
-    ck_assert_int_eq(rmdir(s->dir), 0); /* nothing else was left there */
-    pd_view_close(s->view);
-    pd_space_close(s->space);
-    pd_basis_free(s->basis);
-    pd_model_close(s->model);
-    pd_gguf_close(s->file);
-    drop(&s->m);
-}
-
-static const char *in_dir(const subject *s, const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", s->dir, name);
-    return path;
-}
 
 static float file_f32(const uint8_t *p, size_t i) {
     uint32_t u = pd_load32(p + 4 * i);

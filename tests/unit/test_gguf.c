@@ -93,6 +93,31 @@ START_TEST(a_sound_file_is_read_exactly) {
 }
 END_TEST
 
+/* A file that takes another's metadata over must be able to copy all of it, in its order. */
+START_TEST(keys_are_given_as_they_stand) {
+    gw w = sound_file();
+    gw_buf keys = {0};
+    gw_put(&keys, w.keys.p, w.keys.n);
+    gw_save(&w, path);
+    pd_gguf *g;
+    ck_assert_int_eq(pd_gguf_open(path, &g), PD_OK);
+    static const char *const names[] = {"name", "count", "eps",    "yes",   "words",
+                                        "ints", "floats", "minus", "byte"};
+    ck_assert_uint_eq(pd_gguf_keys(g), 9);
+    size_t at = 0;
+    for (size_t i = 0; i < 9; i++) {
+        pd_str name, raw = pd_gguf_key_at(g, i, &name);
+        ck_assert(name.n == strlen(names[i]) && memcmp(name.p, names[i], name.n) == 0);
+        ck_assert_uint_le(at + raw.n, keys.n);
+        ck_assert_mem_eq(raw.p, keys.p + at, raw.n);
+        at += raw.n;
+    }
+    ck_assert_uint_eq(at, keys.n);
+    pd_gguf_close(g);
+    free(keys.p);
+}
+END_TEST
+
 /* The digest names a model for every member of a run: layout and metadata must not change it, one
  * bit must. */
 START_TEST(digest_is_of_the_weights_not_of_the_layout) {
@@ -301,6 +326,7 @@ static void add_tests(TCase *tc) {
     close(mkstemp(path));
     atexit(remove_file);
     tcase_add_test(tc, a_sound_file_is_read_exactly);
+    tcase_add_test(tc, keys_are_given_as_they_stand);
     tcase_add_test(tc, digest_is_of_the_weights_not_of_the_layout);
     tcase_add_test(tc, every_truncation_is_refused);
     tcase_add_test(tc, every_flipped_byte_opens_or_is_refused);

@@ -52,7 +52,7 @@ expect 2 '--reusable takes 1 to 1000' -d node invite --reusable 0
 expect 2 'no ticket is given' -d node join
 expect 1 'cut short' -d node join peerd1aebagba
 expect 2 'an argument is missing' -d node export
-expect 2 'takes peft or gguf' -d node export --format zip out
+expect 2 'takes peft, gguf, merged-gguf or merged-safetensors' -d node export --format zip out
 expect 2 'an argument is missing' -d node backup
 expect 2 'one argument too many' -d node backup one two
 expect 2 'name one with -d DIR' backup out

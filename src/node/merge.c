@@ -1,0 +1,197 @@
+/* merge.c - W + up^T down, some rows at a time; see merge.h. */
+#include "merge.h"
+#include "export.h"
+#include "peerd/bytes.h"
+#include "peerd/log.h"
+#include "peerd/quant.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    CHUNK = 256
+}; /* rows in memory at a time: 14 MiB of the widest matrices of 7e9 parameters */
+
+uint64_t pd_merge_rows(const pd_merge_tensor *t) {
+    return t->t->shape[1] * t->t->shape[2] * t->t->shape[3];
+}
+
+size_t pd_merge_bytes(const pd_merge_tensor *t) {
+    return (size_t)(t->t->shape[0] / pd_quant_block(t->type) * pd_merge_rows(t)) *
+           pd_quant_block_bytes(t->type);
+}
+
+size_t pd_merge_bytes_all(const pd_merge *x) {
+    size_t sum = 0;
+    for (size_t i = 0; i < x->n; i++)
+        sum += pd_merge_bytes(&x->at[i]);
+    return sum;
+}
+
+uint32_t pd_merge_type(const pd_merged *of, uint32_t type) {
+    if (of->type != PD_MERGED_AUTO)
+        return of->type;
+    return type == PD_GGML_F32 || type == PD_GGML_BF16 ? type : PD_GGML_F16;
+}
+
+pd_err pd_merge_vacant(const char *path) {
+    return pd_file_exists(path)
+               ? pd_fail(PD_EEXIST, "%s is there already: remove it or name another place", path)
+               : PD_OK;
+}
+
+static pd_err check_digest(const pd_merge *x) {
+    uint8_t digest[32];
+    pd_gguf_digest(x->base, digest);
+    if (memcmp(digest, x->of->manifest->model_digest, 32) != 0)
+        return pd_fail(PD_EMISMATCH, "%s is not the model that the run is about any more",
+                       x->of->base);
+    return PD_OK;
+}
+
+/* Every target of the run must be a tensor of its own, of the shape that the view adds to. */
+static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
+    char name[PD_GGUF_NAME_MAX];
+    uint32_t out, in;
+    pd_model_shape(x->of->info, t, &out, &in);
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, pd_export_gguf_names[t]);
+    for (size_t i = 0; i < x->n; i++) {
+        pd_merge_tensor *at = &x->at[i];
+        if (strcmp(at->t->name, name) != 0)
+            continue;
+        if (at->t->shape[0] != in || pd_merge_rows(at) != out)
+            break;
+        at->add = pd_view_at(x->of->view, layer, t);
+        at->type = pd_merge_type(x->of, at->t->type);
+        return PD_OK;
+    }
+    return pd_fail(
+        PD_EUNSUPPORTED,
+        "%s has no tensor %s of %u x %u: the adapter cannot be merged into it (export it "
+        "with --format peft or gguf)",
+        x->of->base, name, out, in);
+}
+
+static pd_err find_targets(pd_merge *x) {
+    pd_err e = PD_OK;
+    for (uint32_t l = 0; l < x->of->info->n_layers; l++)
+        for (uint32_t t = 0; t < PD_TARGETS && !e; t++)
+            if (x->of->manifest->targets >> t & 1)
+                e = find_target(x, l, (pd_target)t);
+    return e;
+}
+
+static pd_err take_buffers(pd_merge *x) {
+    uint64_t cols = 1;
+    for (size_t i = 0; i < x->n; i++)
+        cols = x->at[i].t->shape[0] > cols ? x->at[i].t->shape[0] : cols;
+    x->rows = calloc(cols, CHUNK * sizeof *x->rows);
+    x->bytes = calloc(cols, CHUNK * 4);
+    x->up = calloc(PD_RANK_MAX, CHUNK * sizeof *x->up);
+    return x->rows && x->bytes && x->up ? PD_OK
+                                        : pd_fail(PD_ENOMEM, "no memory for rows of %llu elements",
+                                                  (unsigned long long)cols);
+}
+
+pd_err pd_merge_open(const pd_merged *of, pd_merge *out) {
+    *out = (pd_merge){.of = of};
+    pd_err e = pd_gguf_open(of->base, &out->base);
+    if (!e)
+        e = check_digest(out);
+    if (e)
+        return e;
+    size_t n = pd_gguf_tensors(out->base);
+    out->at = calloc(n + 1, sizeof *out->at);
+    if (!out->at)
+        return pd_fail(PD_ENOMEM, "no memory for a list of %zu tensors", n);
+    for (; out->n < n; out->n++) {
+        const pd_tensor *t = pd_gguf_tensor_at(out->base, out->n);
+        out->at[out->n] = (pd_merge_tensor){.t = t, .type = t->type};
+    }
+    e = find_targets(out);
+    return e ? e : take_buffers(out);
+}
+
+void pd_merge_close(pd_merge *x) {
+    pd_gguf_close(x->base);
+    free(x->at);
+    free(x->rows);
+    free(x->up);
+    free(x->bytes);
+    *x = (pd_merge){0};
+}
+
+/* n rows of the result to x->rows, in the order of the file that is written. */
+static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, size_t n,
+                         uint32_t halves) {
+    size_t cols = (size_t)t->t->shape[0];
+    size_t row_bytes = cols / pd_quant_block(t->t->type) * pd_quant_block_bytes(t->t->type);
+    uint64_t out = pd_merge_rows(t);
+    assert(!t->add || t->add->rank <= PD_RANK_MAX);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t row = first + i;
+        if (halves)
+            row = pd_export_paired_row((uint32_t)row, halves);
+        pd_err e =
+            pd_quant_read(t->t->type, t->t->data + row * row_bytes, cols, x->rows + i * cols);
+        if (e)
+            return pd_fail_in(e, "%s", t->t->name);
+        for (uint32_t k = 0; t->add && k < t->add->rank; k++)
+            x->up[k * n + i] = t->add->up[k * out + row];
+    }
+    if (t->add && t->add->rank)
+        pd_gemm(true, false, n, cols, t->add->rank, 1.0f, x->up, t->add->down, 1.0f, x->rows);
+    return PD_OK;
+}
+
+/* x->rows to x->bytes in the type that is written. */
+static pd_err round_rows(pd_merge *x, const pd_merge_tensor *t, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = t->type == PD_GGML_F16 ? pd_half_from_float(x->rows[i])
+                                            : pd_bf16_from_float(x->rows[i]);
+        if (t->type == PD_GGML_F32) {
+            uint32_t u;
+            memcpy(&u, &x->rows[i], 4);
+            pd_store32(x->bytes + 4 * i, u);
+            continue;
+        }
+        if (t->type == PD_GGML_F16 && (h & 0x7c00u) == 0x7c00u)
+            return pd_fail(PD_ENUMERIC,
+                           "%s has an element of %g, beyond what F16 holds: export with --type "
+                           "bf16 or f32",
+                           t->t->name, (double)x->rows[i]);
+        x->bytes[2 * i] = (uint8_t)h;
+        x->bytes[2 * i + 1] = (uint8_t)(h >> 8);
+    }
+    return PD_OK;
+}
+
+static pd_err append(pd_merge *x, const pd_merge_tensor *t, const uint8_t *p, size_t n,
+                     pd_file_out *f) {
+    pd_err e = pd_file_append(f, p, n);
+    size_t all = pd_merge_bytes_all(x);
+    x->written += n;
+    pd_progress(e || x->written == all, "%llu of %zu MiB, %s",
+                (unsigned long long)(x->written >> 20), all >> 20, t->t->name);
+    return e;
+}
+
+pd_err pd_merge_put(pd_merge *x, const pd_merge_tensor *t, uint32_t halves, pd_file_out *f) {
+    if (!t->add && !halves && t->type == t->t->type)
+        return append(x, t, t->t->data, t->t->size_bytes, f);
+    uint64_t rows = pd_merge_rows(t);
+    size_t cols = (size_t)t->t->shape[0];
+    for (uint64_t first = 0; first < rows; first += CHUNK) {
+        size_t n = rows - first < CHUNK ? (size_t)(rows - first) : CHUNK;
+        pd_err e = merge_rows(x, t, first, n, halves);
+        if (!e)
+            e = round_rows(x, t, n * cols);
+        if (!e)
+            e = append(x, t, x->bytes, n * cols * pd_quant_block_bytes(t->type), f);
+        if (e)
+            return e;
+    }
+    return PD_OK;
+}

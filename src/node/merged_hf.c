@@ -1,0 +1,271 @@
+/* merged_hf.c - base and adapter as a Hugging Face folder; see export_merged.h.
+ *
+ * model.safetensors:  length of header u64 | header: JSON, padded with spaces to 8 bytes | data
+ *
+ * The names, shapes and order of rows are those of transformers' Llama.  Tensors stand in the
+ * base's order.  The tokenizer is not written: GGUF keeps a tokenizer's tables, not the pipeline of
+ * rules that a tokenizer.json is.
+ */
+#include "export.h"
+#include "merge.h"
+#include "peerd/bytes.h"
+
+#include <assert.h>
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { NAME = 96 };
+
+static const char *const files[] = {"model.safetensors", "README.md", "config.json"};
+
+static const char readme[] =
+    "# A model merged by peerd\n\n"
+    "`model.safetensors` holds the base model with the adapter of a run added to it, `config.json` "
+    "its\n"
+    "shape.  The tokenizer is the base's and is not in this folder: copy `tokenizer.json`,\n"
+    "`tokenizer_config.json` and what else belongs to them from the base model's own folder.\n";
+
+/* ---- names ---- */
+
+static const char *const whole[][2] = {{"token_embd.weight", "model.embed_tokens.weight"},
+                                       {"output_norm.weight", "model.norm.weight"},
+                                       {"output.weight", "lm_head.weight"}};
+static const char *const norms[][2] = {{"attn_norm.weight", "input_layernorm"},
+                                       {"ffn_norm.weight", "post_attention_layernorm"}};
+
+/* Name of a tensor of a layer, and which target it is (PD_TARGETS: none). */
+static const char *in_layer(const char *part, pd_target *t) {
+    *t = PD_TARGETS;
+    for (size_t i = 0; i < sizeof norms / sizeof *norms; i++)
+        if (strcmp(part, norms[i][0]) == 0)
+            return norms[i][1];
+    for (int i = 0; i < PD_TARGETS; i++) {
+        size_t n = strlen(pd_export_gguf_names[i]);
+        if (strncmp(part, pd_export_gguf_names[i], n) == 0 && strcmp(part + n, ".weight") == 0) {
+            *t = (pd_target)i;
+            return pd_export_hf_names[i];
+        }
+    }
+    return NULL;
+}
+
+/* What Hugging Face calls a tensor, and the width of its heads where their rows change places. */
+static pd_err name_of(const pd_merge *x, const pd_tensor *t, char out[NAME], uint32_t *halves) {
+    unsigned layer;
+    int at = 0;
+    pd_target target = PD_TARGETS;
+    const char *part = NULL;
+    *halves = 0;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (strcmp(t->name, whole[i][0]) == 0) {
+            snprintf(out, NAME, "%s", whole[i][1]);
+            return PD_OK;
+        }
+    if (sscanf(t->name, "blk.%u.%n", &layer, &at) == 1 && at)
+        part = in_layer(t->name + at, &target);
+    if (!part)
+        return pd_fail(PD_EUNSUPPORTED,
+                       "tensor %s has no place in Hugging Face's Llama: use --format merged-gguf",
+                       t->name);
+    snprintf(out, NAME, "model.layers.%u.%s.weight", layer, part);
+    if (target == PD_Q || target == PD_K)
+        *halves = x->of->info->head_width;
+    return PD_OK;
+}
+
+/* ---- config.json ---- */
+
+static const char *dtype(uint32_t type, bool config) {
+    if (type == PD_GGML_F32)
+        return config ? "float32" : "F32";
+    if (type == PD_GGML_BF16)
+        return config ? "bfloat16" : "BF16";
+    assert(type == PD_GGML_F16);
+    return config ? "float16" : "F16";
+}
+
+static void add_token(cJSON *j, const pd_merge *x, const char *name, const char *key) {
+    uint64_t id;
+    if (pd_gguf_u64(x->base, key, &id))
+        cJSON_AddNumberToObject(j, name, (double)id);
+    else
+        cJSON_AddNullToObject(j, name);
+}
+
+/* Type of the first target, which stands for the model's. */
+static uint32_t main_type(const pd_merge *x) {
+    for (size_t i = 0; i < x->n; i++)
+        if (x->at[i].add)
+            return x->at[i].type;
+    return PD_GGML_F32;
+}
+
+static cJSON *config(const pd_merge *x) {
+    const pd_model_info *i = x->of->info;
+    double eps = 1e-6;
+    (void)pd_gguf_f64(x->base, "llama.attention.layer_norm_rms_epsilon", &eps);
+    cJSON *j = cJSON_CreateObject();
+    cJSON *classes = cJSON_AddArrayToObject(j, "architectures");
+    cJSON_AddItemToArray(classes, cJSON_CreateString("LlamaForCausalLM"));
+    cJSON_AddStringToObject(j, "model_type", "llama");
+    cJSON_AddNumberToObject(j, "vocab_size", i->vocab);
+    cJSON_AddNumberToObject(j, "hidden_size", i->width);
+    cJSON_AddNumberToObject(j, "intermediate_size", i->ff);
+    cJSON_AddNumberToObject(j, "num_hidden_layers", i->n_layers);
+    cJSON_AddNumberToObject(j, "num_attention_heads", i->n_heads);
+    cJSON_AddNumberToObject(j, "num_key_value_heads", i->n_kv_heads);
+    cJSON_AddNumberToObject(j, "head_dim", i->head_width);
+    cJSON_AddNumberToObject(j, "max_position_embeddings", i->context);
+    cJSON_AddNumberToObject(j, "rope_theta", (double)i->rope_base);
+    cJSON_AddNumberToObject(j, "rms_norm_eps", eps);
+    cJSON_AddStringToObject(j, "hidden_act", "silu");
+    cJSON_AddBoolToObject(j, "attention_bias", false);
+    cJSON_AddBoolToObject(j, "mlp_bias", false);
+    cJSON_AddBoolToObject(j, "tie_word_embeddings", i->tied);
+    cJSON_AddStringToObject(j, "torch_dtype", dtype(main_type(x), true));
+    add_token(j, x, "bos_token_id", "tokenizer.ggml.bos_token_id");
+    add_token(j, x, "eos_token_id", "tokenizer.ggml.eos_token_id");
+    return j;
+}
+
+static pd_err write_config(const char *path, const pd_merge *x) {
+    cJSON *j = config(x);
+    char *text = cJSON_Print(j);
+    cJSON_Delete(j);
+    if (!text)
+        return pd_fail(PD_ENOMEM, "no memory for %s", path);
+    pd_err e = pd_file_replace(path, text, strlen(text), 0644);
+    free(text);
+    return e;
+}
+
+/* Can a configuration of Hugging Face's Llama say what the base does? */
+static pd_err check_family(const pd_merge *x) {
+    const pd_model_info *i = x->of->info;
+    uint64_t rotated = i->head_width;
+    pd_str scaling;
+    (void)pd_gguf_u64(x->base, "llama.rope.dimension_count", &rotated);
+    if (strcmp(i->arch, "llama") != 0)
+        return pd_fail(PD_EUNSUPPORTED,
+                       "merged-safetensors is for the llama architecture, and the base is %s: use "
+                       "--format merged-gguf",
+                       i->arch);
+    if (rotated != i->head_width || (pd_gguf_str(x->base, "llama.rope.scaling.type", &scaling) &&
+                                     !(scaling.n == 4 && memcmp(scaling.p, "none", 4) == 0)))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "the base turns only a part of each head, or scales positions, which "
+                       "merged-safetensors does not write: use --format merged-gguf");
+    return PD_OK;
+}
+
+/* ---- model.safetensors ---- */
+
+static void put_shape(FILE *f, const pd_tensor *t) {
+    for (uint32_t d = t->n_dims; d--;)
+        fprintf(f, "%" PRIu64 "%s", t->shape[d], d ? "," : "");
+}
+
+/* The header with its length before it; *out is free()'d by the caller. */
+static pd_err make_header(const pd_merge *x, char **out, size_t *n) {
+    FILE *f = open_memstream(out, n);
+    if (!f)
+        return pd_fail(PD_ENOMEM, "no memory for a header");
+    size_t at = 0;
+    pd_err e = PD_OK;
+    fprintf(f, "%8s{\"__metadata__\":{\"format\":\"pt\"}", "");
+    for (size_t i = 0; i < x->n && !e; i++) {
+        char name[NAME];
+        uint32_t halves;
+        size_t bytes = pd_merge_bytes(&x->at[i]);
+        e = name_of(x, x->at[i].t, name, &halves);
+        if (e)
+            break;
+        fprintf(f, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, dtype(x->at[i].type, false));
+        put_shape(f, x->at[i].t);
+        fprintf(f, "],\"data_offsets\":[%zu,%zu]}", at, at + bytes);
+        at += bytes;
+    }
+    fputc('}', f);
+    for (long k = ftell(f); k % 8; k++)
+        fputc(' ', f);
+    if (fclose(f) != 0 && !e)
+        e = pd_fail(PD_ENOMEM, "no memory for a header");
+    if (!e)
+        pd_store64((uint8_t *)*out, *n - 8);
+    return e;
+}
+
+static pd_err put_tensors(pd_merge *x, pd_file_out *f) {
+    pd_err e = PD_OK;
+    for (size_t i = 0; i < x->n && !e; i++) {
+        char name[NAME];
+        uint32_t halves;
+        e = name_of(x, x->at[i].t, name, &halves);
+        if (!e)
+            e = pd_merge_put(x, &x->at[i], halves, f);
+    }
+    return e;
+}
+
+static pd_err write_weights(const char *path, pd_merge *x) {
+    char *header = NULL;
+    size_t n = 0;
+    pd_file_out *f = NULL;
+    pd_err e = make_header(x, &header, &n);
+    if (!e)
+        e = pd_file_begin(path, 0644, &f);
+    if (!e)
+        e = pd_file_append(f, header, n);
+    if (!e)
+        e = put_tensors(x, f);
+    free(header);
+    if (e) {
+        pd_file_drop(f);
+        return e;
+    }
+    return pd_file_commit(f);
+}
+
+/* ---- the folder ---- */
+
+/* Safetensors has no blocks: what is quantised becomes floats. */
+static void widen(pd_merge *x) {
+    for (size_t i = 0; i < x->n; i++) {
+        uint32_t *type = &x->at[i].type;
+        if (*type != PD_GGML_F32 && *type != PD_GGML_F16 && *type != PD_GGML_BF16)
+            *type = pd_merge_type(x->of, *type);
+    }
+}
+
+static pd_err write_folder(const char *dir, char path[3][PATH_MAX], pd_merge *x) {
+    widen(x);
+    pd_err e = check_family(x);
+    if (!e)
+        e = pd_dir_make(dir);
+    if (!e)
+        e = write_weights(path[0], x);
+    if (!e)
+        e = pd_file_replace(path[1], readme, sizeof readme - 1, 0644);
+    return e ? e : write_config(path[2], x);
+}
+
+pd_err pd_export_merged_hf(const char *dir, const pd_merged *m) {
+    char path[3][PATH_MAX];
+    pd_merge x;
+    pd_err e = PD_OK;
+    for (int i = 0; i < 3 && !e; i++) {
+        e = pd_path_join(path[i], PATH_MAX, dir, files[i]);
+        if (!e)
+            e = pd_merge_vacant(path[i]);
+    }
+    if (e)
+        return e;
+    e = pd_merge_open(m, &x);
+    if (!e)
+        e = write_folder(dir, path, &x);
+    pd_merge_close(&x);
+    return e;
+}
