@@ -1,9 +1,7 @@
 /* kernels_family.c - the row loops that Llama does not need: layer norm, biases, norms of heads,
  * activations without a gate; forward and reverse.
  *
- *   GELU(x) = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2  [1], or its approximation by tanh.
- *
- * [1] Hendrycks and Gimpel 2016, GELU, 1606.08415
+ *   GELU(x) = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2, or with tanh in the place of erf.
  */
 #include "simd.h"
 

@@ -153,6 +153,8 @@ const char *pd_slot_text(pd_slot s, char out[PD_SLOT_TEXT]) {
 
 /* ---- numbers ---- */
 
+_Static_assert((int)PD_ROTATED_MAX >= (int)PD_HEAD_WIDTH_MAX, "a divisor for every pair of a head");
+
 static pd_err check_heads(const pd_model_info *i) {
     if (i->n_kv_heads < 1 || i->n_kv_heads > i->n_heads || i->n_heads % i->n_kv_heads)
         return pd_fail(PD_EFORMAT, "%" PRIu32 " heads cannot share %" PRIu32 " key heads",
