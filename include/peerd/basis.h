@@ -37,7 +37,7 @@ typedef struct pd_basis {
 } pd_basis;
 
 /* An empty basis for a model: all zero, every scale one.  Errors: PD_ENOMEM, PD_EUSAGE (rank
- * outside 1..PD_RANK_MAX, no target). */
+ * outside 1..PD_RANK_MAX, no target), PD_EMISMATCH (a target that the model has not). */
 PD_CHECKED pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1,
                                uint32_t r2, pd_basis **out);
 void pd_basis_free(pd_basis *b);

@@ -1,9 +1,12 @@
-/* model.h - a decoder-only transformer of the Llama family: packed batches in, losses (and gradients) out.
+/* model.h - a decoder-only transformer: packed batches in, losses (and gradients) out.
  *
  *   data > tokens > LOSS PAIR > byte > ledger > gossip > replay > weights
  *
  *   x = E[ids];  per layer:  x += O(attn(rope(Q h), rope(K h), V h)), h = rms(x);   x += D(silu(G h) . U h), h = rms(x)
  *   logits = W_head rms(x)                                   [1], [2], [3]; every matrix W may carry a low-rank addition
+ *
+ * That is Llama.  Qwen2, Qwen3, Mistral, GPT-2, GPT-NeoX and OPT are the same passes with the differences that
+ * pd_model_info names.
  *
  * Weights are const after open, packed once for oneDNN (bf16 or f32) in huge pages.  A work area is sized once; after
  * that no step allocates.  One traversal evaluates several sides: the batch is laid once a side, base products run once
@@ -16,6 +19,7 @@
  *
  * [1] Touvron et al. 2023, LLaMA, 2302.13971       [2] Su et al. 2021, RoFormer, 2104.09864
  * [3] Ainslie et al. 2023, GQA, 2305.13245         [4] Hu et al. 2021, LoRA, 2106.09685
+ * The judge of every family is Hugging Face transformers (tests/vectors/make_families.py).
  */
 #ifndef PEERD_MODEL_H
 #define PEERD_MODEL_H
@@ -28,6 +32,8 @@ typedef enum pd_compute { PD_COMPUTE_AUTO, PD_COMPUTE_F32, PD_COMPUTE_BF16 } pd_
 typedef enum pd_target { PD_Q, PD_K, PD_V, PD_O, PD_GATE, PD_UP, PD_DOWN, PD_TARGETS } pd_target;
 extern const char *const pd_target_names[PD_TARGETS]; /* "q" "k" "v" "o" "gate" "up" "down" */
 
+enum { PD_ROTATED_MAX = 256 }; /* elements of a head that RoPE may turn */
+
 typedef struct pd_model_opts {
     pd_compute compute; /* AUTO: bf16 where the processor has it (AVX-512 BF16 or AMX) and a short measurement finds it
                            faster, else f32 */
@@ -35,19 +41,39 @@ typedef struct pd_model_opts {
     bool backward;      /* also pack what reverse mode needs (doubles the memory of the targets) */
 } pd_model_opts;
 
+/* What families of decoder-only transformers differ in.  All zero is Llama. */
+typedef enum pd_norm_kind { PD_NORM_RMS, PD_NORM_LAYER } pd_norm_kind; /* LAYER: minus the mean, plus a bias */
+typedef enum pd_activation { PD_ACT_SILU, PD_ACT_GELU, PD_ACT_GELU_TANH, PD_ACT_RELU } pd_activation;
+typedef enum pd_position {
+    PD_POSITION_PAIRS,  /* RoPE turns elements 2i and 2i + 1 of a head together: GGUF's llama */
+    PD_POSITION_HALVES, /* elements i and i + rotated/2: Hugging Face, and every other architecture of GGUF */
+    PD_POSITION_LEARNED /* x = E[id] + P[position]; no sequence may be longer than `context` */
+} pd_position;
+
 typedef struct pd_model_info {
-    char name[64], arch[16];
+    char name[64], arch[16];   /* arch: as GGUF calls it, "opt" where GGUF has no word */
     uint32_t n_layers, width, n_heads, n_kv_heads, head_width, ff, vocab, context;
-    float rope_base, rms_eps;
-    bool tied;              /* the head is the embedding */
+    float eps;                 /* of every norm */
+    bool tied;                 /* the head is the embedding */
+    pd_norm_kind norm;
+    pd_activation activation;
+    bool no_gate;              /* D act(U h) instead of D (act(G h) . U h): there is no target PD_GATE */
+    bool qkv_bias, o_bias, ffn_bias; /* y = W x + b of q, k and v; of o; of up and down */
+    bool qk_norm;              /* each head of q and of k through an RMS norm of its own before RoPE */
+    bool parallel;             /* x += O(attn(norm1 x)) + FFN(norm2 x), both of the same x */
+    uint32_t window;           /* keys a query sees, its own included; 0: all before it */
+    pd_position position;
+    uint32_t rotated;          /* leading elements of a head that RoPE turns; even, 0 where positions are learned */
+    float rope_base;
+    float rope_divisor[PD_ROTATED_MAX / 2]; /* frequency i = base^(-2i / rotated) / divisor[i]; 0 stands for 1 */
     uint64_t n_params;
-    pd_compute compute;     /* what was chosen */
-    size_t packed_bytes;    /* memory of the packed weights */
+    pd_compute compute;        /* what was chosen */
+    size_t packed_bytes;       /* memory of the packed weights */
 } pd_model_info;
 
 typedef struct pd_model pd_model;
 
-/* Pack a model.  Borrows nothing from g after return.  gives *out.
+/* Pack a GGUF file's model (weights.h has the way for other files).  Borrows nothing from g after return.  gives *out.
  * Errors: PD_EUNSUPPORTED (architecture, tensor type, bf16 asked for on a processor without it; named),
  *         PD_EFORMAT (missing tensor, wrong shape; named), PD_ENOMEM.
  */
@@ -55,8 +81,11 @@ PD_CHECKED pd_err pd_model_open(const pd_gguf *g, const pd_model_opts *opts, pd_
 void pd_model_close(pd_model *m);
 const pd_model_info *pd_model_info_of(const pd_model *m);
 
-/* Shape of a target matrix W (out, in): y = W x.  The same in every layer. */
+/* Shape of a target matrix W (out, in): y = W x.  The same in every layer; 0, 0 where the family has none. */
 void pd_model_shape(const pd_model_info *info, pd_target t, uint32_t *out, uint32_t *in);
+
+/* The targets that the family has: bit t for target t. */
+uint32_t pd_model_targets(const pd_model_info *info);
 
 /* Low-rank additions to the target matrices: y += up^T (down x), i.e. dW = sum_k up[k] down[k]^T.
  * Entry [layer * PD_TARGETS + target]; rank 0 = none.  Everything borrowed.  The factor of a LoRA (alpha / r) is the
@@ -107,7 +136,8 @@ PD_CHECKED pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned 
 void pd_work_close(pd_work *w);
 size_t pd_work_bytes(const pd_work *w);
 
-/* Losses of a batch under each side's adapter.
+/* Losses of a batch under each side's adapter.  Where positions are learned, no sequence of the batch may be longer
+ * than info->context: whoever reads data sees to that (pd_data_opts.max_tokens).
  *
  *   sides  in   (n) adapters, n <= sides of the work; NULL = the base alone.  Rank may differ between sides and targets.
  *   out    out  (n) losses
@@ -116,15 +146,17 @@ size_t pd_work_bytes(const pd_work *w);
 void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *const sides[], unsigned n,
                       pd_loss *out, float *nll);
 
-/* Loss and its gradient through one side.  For each target matrix, in backward order, `sink` sees what its gradient is
- * made of:  dL/dW = dy^T x  (out, in), L = loss sum / units, both matrices row-major over the T rows of the batch.
+/* Loss and its gradient through one side.  For each target matrix that the family has, in backward order, `sink` sees
+ * what its gradient is made of:  dL/dW = dy^T x  (out, in), L = loss sum / units, both matrices row-major over the T rows of the batch.
  * They are borrowed until sink returns.  Needs a model and a work opened with `backward`.
  */
 typedef void pd_grad_sink(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x, const float *dy);
 void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side, pd_grad_sink *sink,
                        void *ctx, pd_loss *out);
 
-/* Generation: append ids to a sequence's cache and get the logits (V) of the last one. */
+/* Generation: append ids to a sequence's cache and get the logits (V) of the last one.
+ * Errors: PD_ENOMEM, PD_EUSAGE (more tokens than there are learned positions).
+ */
 typedef struct pd_session pd_session;
 PD_CHECKED pd_err pd_session_open(const pd_model *m, uint32_t max_tokens, pd_session **out);
 void pd_session_close(pd_session *s);

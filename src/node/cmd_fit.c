@@ -34,7 +34,10 @@ typedef struct fit {
 } fit;
 
 static pd_err open_files(fit *f, const pd_flag_list *names, pd_data **out) {
+    uint32_t context = pd_model_info_of(f->site.model)->context;
     pd_data_opts opts = {.max_tokens = f->site.config.batch_tokens};
+    if (context < opts.max_tokens)
+        opts.max_tokens = context;
     for (uint32_t i = 0; i < names->n; i++) {
         pd_err e = pd_data_open(names->at[i], f->site.tokenizer, &opts, &out[i]);
         if (e)

@@ -116,6 +116,28 @@ static pd_err open_inputs(init *x) {
     return e;
 }
 
+/* The model may lack a target matrix, and learned positions end. */
+static pd_err fit_to_model(init *x) {
+    const pd_model_info *info = pd_model_info_of(x->model);
+    uint32_t have = pd_model_targets(info), *targets = &x->manifest.targets;
+    if (strcmp(x->targets, "all") == 0)
+        *targets = have;
+    for (uint32_t t = 0; t < PD_TARGETS; t++)
+        if ((*targets & ~have) >> t & 1)
+            return pd_fail(PD_EUSAGE, "a %s model has no matrix '%s': leave it out of --targets",
+                           info->arch, pd_target_names[t]);
+    uint32_t longest = pd_data_longest(x->data);
+    if (x->calibration && pd_data_longest(x->calibration) > longest)
+        longest = pd_data_longest(x->calibration);
+    if (info->position == PD_POSITION_LEARNED && x->config.batch_tokens > info->context &&
+        longest > info->context)
+        return pd_fail(PD_EUSAGE,
+                       "a record of %u tokens is longer than this model's %u positions: set "
+                       "--batch-tokens %u",
+                       longest, info->context, info->context);
+    return PD_OK;
+}
+
 static pd_err calibrate(init *x) {
     pd_calibrate_opts opts = pd_calibrate_defaults;
     pd_calibrate_report r;
@@ -222,6 +244,8 @@ static pd_err make(init *x) {
         e = pd_local_config(&x->local, x->dir, &x->config);
     if (!e)
         e = open_inputs(x);
+    if (!e)
+        e = fit_to_model(x);
     if (e)
         return e;
     pd_identity_new(&founder);

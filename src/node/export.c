@@ -26,7 +26,7 @@ typedef struct adapter {
     const pd_model_info *info;
     const pd_view *view;
     uint32_t targets, rank;
-    bool halves; /* q and k as Hugging Face orders them */
+    uint32_t (*qk_row)(uint32_t o, uint32_t width); /* ours that becomes row o; NULL: o itself */
 } adapter;
 
 typedef struct tensor {
@@ -72,6 +72,16 @@ uint32_t pd_export_paired_row(uint32_t o, uint32_t width) {
     return head * width + (at % half) * 2 + at / half;
 }
 
+static uint32_t halved_row(uint32_t o, uint32_t width) {
+    uint32_t head = o / width, at = o % width, half = width / 2;
+    return head * width + at % 2 * half + at / 2;
+}
+
+static bool is_llama_kin(const pd_model_info *info) { /* its tensors are called as Llama's */
+    return strcmp(info->arch, "llama") == 0 || strcmp(info->arch, "qwen2") == 0 ||
+           strcmp(info->arch, "qwen3") == 0;
+}
+
 static void put_f32(pd_writer *w, float f) {
     uint32_t u;
     memcpy(&u, &f, 4);
@@ -80,9 +90,9 @@ static void put_f32(pd_writer *w, float f) {
 
 static void put_tensor(pd_writer *w, const adapter *a, const tensor *t) {
     const pd_lowrank *x = pd_view_at(a->view, t->layer, t->target);
-    bool reorder = a->halves && (t->target == PD_Q || t->target == PD_K);
+    bool reorder = a->qk_row && (t->target == PD_Q || t->target == PD_K);
     for (uint32_t i = 0; i < t->rows; i++) {
-        uint32_t row = t->b && reorder ? pd_export_paired_row(i, a->info->head_width) : i;
+        uint32_t row = t->b && reorder ? a->qk_row(i, a->info->head_width) : i;
         for (uint32_t j = 0; j < t->cols; j++)
             put_f32(w, t->b ? x->up[(size_t)j * t->rows + row] : x->down[(size_t)i * t->cols + j]);
     }
@@ -179,8 +189,13 @@ static pd_err write_config(const char *path, const adapter *a, const char *base_
 
 pd_err pd_export_peft(const char *dir, const char *base_name, const pd_model_info *info,
                       const pd_manifest *m, const pd_view *v) {
+    if (!is_llama_kin(info))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "a PEFT adapter of a %s model is not written here (llama, qwen2 and qwen3)",
+                       info->arch);
     adapter a = adapter_of(info, m, v);
-    a.halves = true;
+    if (info->position == PD_POSITION_PAIRS)
+        a.qk_row = pd_export_paired_row;
     char weights[PATH_MAX], config[PATH_MAX];
     pd_err e = pd_path_join(weights, sizeof weights, dir, "adapter_model.safetensors");
     if (!e)
@@ -249,7 +264,17 @@ static void put_gguf(const adapter *a, const char *base_name, pd_writer *w) {
 
 pd_err pd_export_gguf(const char *path, const char *base_name, const pd_model_info *info,
                       const pd_manifest *m, const pd_view *v) {
+    bool fused = strcmp(info->arch, "gpt2") == 0 || strcmp(info->arch, "gptneox") == 0;
+    if (!is_llama_kin(info) && !fused)
+        return pd_fail(PD_EUNSUPPORTED, "GGUF has no word for a %s model", info->arch);
+    if (fused && m->targets & (1u << PD_Q | 1u << PD_K | 1u << PD_V))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "a GGUF file of a %s model holds q, k and v as one matrix: an adapter that "
+                       "has them apart is not written here",
+                       info->arch);
     adapter a = adapter_of(info, m, v);
+    if (strcmp(info->arch, "llama") == 0 && info->position == PD_POSITION_HALVES)
+        a.qk_row = halved_row;
     uint8_t *p;
     pd_writer w;
     pd_err e = open_file(&a, strlen(base_name), &p, &w);

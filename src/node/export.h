@@ -8,9 +8,9 @@
  *   dW = (alpha / r) B A      A = down (r, in),  B = up^T (out, r),  alpha = r, so the factor is 1
  *
  * in float32 and nothing rounded, so that another engine differs only by its own arithmetic.  A
- * GGUF file of the Llama family keeps the rows of q and k in pairs that RoPE turns together (2i,
- * 2i + 1), Hugging Face keeps the two halves of a head apart (i, i + n/2): B of q and k is
- * reordered for PEFT and left as it is for GGUF, which goes with the file that the run was made on.
+ * GGUF file of the architecture llama keeps the rows of q and k in pairs that RoPE turns together
+ * (2i, 2i + 1), Hugging Face and GGUF's other architectures keep the two halves of a head apart
+ * (i, i + n/2): B of q and k is reordered where the run's own base has them the other way.
  *
  * A file is replaced as a whole or not at all.  It is built in memory: as large again as the view.
  *
@@ -27,13 +27,16 @@
  *   v          in  a view of the run's space, set to the coordinates to be exported
  *
  * Errors: PD_ENOENT (no folder to make DIR in), PD_EEXIST (DIR is a file), PD_EIO, PD_EFULL,
- * PD_ENOMEM.
+ * PD_ENOMEM, PD_EUNSUPPORTED (a family whose names there are not known here: all but llama, qwen2
+ * and qwen3).
  */
 PD_CHECKED pd_err pd_export_peft(const char *dir, const char *base_name, const pd_model_info *info,
                                  const pd_manifest *m, const pd_view *v);
 
 /* Write a GGUF adapter for llama.cpp (--lora PATH), to be used with the model file of the run or
- * another quantisation of the same model.  Errors: PD_ENOENT, PD_EIO, PD_EFULL, PD_ENOMEM.
+ * another quantisation of the same model.  Errors: PD_ENOENT, PD_EIO, PD_EFULL, PD_ENOMEM,
+ * PD_EUNSUPPORTED (opt, which GGUF has not; q, k or v of gpt2 and gptneox, where they are one
+ * matrix).
  */
 PD_CHECKED pd_err pd_export_gguf(const char *path, const char *base_name, const pd_model_info *info,
                                  const pd_manifest *m, const pd_view *v);

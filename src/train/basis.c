@@ -24,6 +24,8 @@ pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1, ui
         return pd_fail(PD_EUSAGE, "rank %u is outside 1..%d", r2, PD_RANK_MAX);
     if (!targets || targets >> PD_TARGETS)
         return pd_fail(PD_EUSAGE, "no target matrix is chosen");
+    if (targets & ~pd_model_targets(info))
+        return pd_fail(PD_EMISMATCH, "the basis has a matrix that a %s model has not", info->arch);
     pd_basis *b = calloc(1, sizeof *b);
     if (!b)
         return pd_fail(PD_ENOMEM, "no memory for a basis");

@@ -108,6 +108,8 @@ pd_err pd_space_open(const pd_manifest *m, const pd_model_info *info, const pd_b
          basis->n_layers != info->n_layers))
         return pd_fail(PD_EMISMATCH,
                        "the basis does not fit the run (rank or target matrices differ)");
+    if (m->targets & ~pd_model_targets(info))
+        return pd_fail(PD_EMISMATCH, "the run trains a matrix that a %s model has not", info->arch);
     pd_space *s = calloc(1, sizeof *s);
     if (!s)
         return pd_fail(PD_ENOMEM, "no memory for a space");

@@ -199,6 +199,56 @@ START_TEST(test_refusals) {
 }
 END_TEST
 
+/* A base that has q and k in halves, as a folder's llama does: PEFT takes them as they are, GGUF's
+ * llama wants pairs; qwen2 has halves in both. */
+START_TEST(test_halves) {
+    subject s = open_subject(PD_SPACE_LORA, 1u << PD_Q);
+    const pd_lowrank *x = pd_view_at(s.view, 1, PD_Q);
+    pd_model_info info = *s.info;
+    uint32_t out, in, w = info.head_width;
+    pd_model_shape(&info, PD_Q, &out, &in);
+    info.position = PD_POSITION_HALVES;
+    for (int qwen = 0; qwen < 2; qwen++) {
+        strcpy(info.arch, qwen ? "qwen2" : "llama");
+        ck_ok(pd_export_gguf(in_dir(&s, "adapter.gguf"), "m", &info, &s.manifest, s.view));
+        pd_gguf *g;
+        ck_ok(pd_gguf_open(in_dir(&s, "adapter.gguf"), &g));
+        const pd_tensor *b = pd_gguf_tensor(g, "blk.1.attn_q.weight.lora_b");
+        ck_assert_ptr_nonnull(b);
+        for (uint32_t o = 0; o < out; o++) {
+            uint32_t ours = qwen ? o : o / w * w + (o % 2) * (w / 2) + o % w / 2;
+            for (uint32_t k = 0; k < x->rank; k++)
+                ck_assert(file_f32(b->data, (size_t)o * x->rank + k) ==
+                          x->up[(size_t)k * out + ours]);
+        }
+        pd_gguf_close(g);
+    }
+    close_subject(&s);
+}
+END_TEST
+
+/* An adapter under names that the other engine has not would be dropped there, or worse. */
+START_TEST(test_families) {
+    subject s = open_subject(PD_SPACE_LORA, 1u << PD_V | 1u << PD_DOWN);
+    pd_model_info info = *s.info;
+    const char *const archs[] = {"gpt2", "gptneox", "opt"};
+    for (int i = 0; i < 3; i++) {
+        strcpy(info.arch, archs[i]);
+        ck_assert_int_eq(pd_export_peft(in_dir(&s, "peft"), "m", &info, &s.manifest, s.view),
+                         PD_EUNSUPPORTED);
+        ck_assert_ptr_nonnull(strstr(pd_fail_text(), archs[i]));
+        ck_assert_int_eq(
+            pd_export_gguf(in_dir(&s, "adapter.gguf"), "m", &info, &s.manifest, s.view),
+            PD_EUNSUPPORTED);
+        ck_assert_ptr_nonnull(strstr(pd_fail_text(), archs[i]));
+    }
+    s.manifest.targets = 1u << PD_DOWN;
+    strcpy(info.arch, "gpt2");
+    ck_ok(pd_export_gguf(in_dir(&s, "adapter.gguf"), "m", &info, &s.manifest, s.view));
+    close_subject(&s);
+}
+END_TEST
+
 /* A name longer than anything planned for must not run out of the file's room. */
 START_TEST(test_long_name) {
     subject s = open_subject(PD_SPACE_LORA, 1);
@@ -220,6 +270,8 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_lora);
     tcase_add_test(tc, test_some_targets);
     tcase_add_test(tc, test_refusals);
+    tcase_add_test(tc, test_halves);
+    tcase_add_test(tc, test_families);
     tcase_add_test(tc, test_long_name);
 }
 

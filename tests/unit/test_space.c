@@ -235,6 +235,16 @@ START_TEST(mismatches_are_refused) {
     ck_assert_ptr_null(s);
     m = manifest_of(PD_SPACE_LORA, 2, ALL_TARGETS, &info);
     ck_assert_int_eq(pd_space_open(&m, &deeper, NULL, &s), PD_EMISMATCH);
+    pd_model_info gateless = info; /* as many coordinates, were gate not counted */
+    gateless.no_gate = true;
+    m = manifest_of(PD_SPACE_LORA, 2, ALL_TARGETS, &gateless);
+    ck_assert_int_eq(pd_space_open(&m, &gateless, NULL, &s), PD_EMISMATCH);
+    ck_assert_ptr_null(s);
+    pd_basis *none = NULL;
+    ck_assert_int_eq(pd_basis_new(&gateless, 1u << PD_GATE, 0, 2, &none), PD_EMISMATCH);
+    m = manifest_of(PD_SPACE_LORA, 2, pd_model_targets(&gateless), &gateless);
+    ck_assert_int_eq(pd_space_open(&m, &gateless, NULL, &s), PD_OK);
+    pd_space_close(s);
     pd_space_close(NULL);
     pd_view_close(NULL);
     pd_basis_free(b);
