@@ -78,6 +78,18 @@ def ggufs():
     }
 
 
+def safetensors():
+    """fuzz_safetensors.c: an even byte, a header, a line feed, the data."""
+    a = {"a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}
+    b = {"b": {"dtype": "BF16", "shape": [3], "data_offsets": [8, 14]}}
+    both = json.dumps({"__metadata__": {"format": "pt"}, **a, **b}).encode()
+    return {
+        "both": b"\0" + both + b"\n" + bytes(14), "short": b"\0" + both + b"\n" + bytes(13),
+        "scalar": b'\0{"s": {"dtype": "I64", "shape": [], "data_offsets": [0, 8]}}\n' + bytes(8),
+        "raw": b"\1" + struct.pack("<Q", len(both)) + both + bytes(14), "deep": b'\0{"a":' + b"[" * 1100,
+    }
+
+
 def short(s):
     return bytes([len(s)]) + s
 
@@ -221,7 +233,7 @@ def targets():
         "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
         "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora")},
-        "gguf": ggufs(),
+        "gguf": ggufs(), "safetensors": safetensors(),
         "tokenizer": {
             "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),
             "llama": tokenizer(3, [(1, b"a"), (1, b"aa"), (3, b"</s>"), (4, b"<tool>")], [], b"aaa<tool>\xff</s>"),
