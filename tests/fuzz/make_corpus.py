@@ -101,6 +101,38 @@ def tokenizer(kind, tokens, merges, words):
     return out + bytes([len(merges)]) + b"".join(short(m) for m in merges) + words
 
 
+def tokenizer_jsons():
+    """fuzz_tokenizer_json.c: the file, a 0 byte, a text."""
+    def one(vocab, merges, text, added=(), **parts):
+        model = {"type": "BPE", "unk_token": vocab[0], "fuse_unk": True, "vocab": {t: i for i, t in enumerate(vocab)},
+                 "merges": merges, **parts.pop("model", {})}
+        j = {"added_tokens": list(added), **parts, "model": model}
+        return json.dumps(j, ensure_ascii=False).encode() + b"\0" + text
+
+    def added(i, text, **flags):
+        return {"id": i, "content": text, "special": True, "normalized": False, **flags}
+
+    split = {"type": "Split", "pattern": {"Regex": "(?i:'s)|\\p{N}{1,3}|[^\\s\\p{N}]+|\\s+(?!\\S)|\\s+"},
+             "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": False}
+    two = {"type": "Sequence", "pretokenizers": [split, {**level, "add_prefix_space": False}]}
+    bos = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+           "special_tokens": {"<s>": {"ids": [3]}}}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    spelled = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Prepend", "prepend": "▁"}, replace]}
+    letters = ["<unk>", "a", "aa", "<s>", "▁", "▁a"]
+    return {
+        "bytes": one(["<unk>", "a", "aa", "<s>", "Ġ"], ["a a"], b"aaa <s>1 b", [added(3, "<s>")], pre_tokenizer=level,
+                     model={"ignore_merges": True}),
+        "split": one(["a", "1", "'", "s"], [], b"a's 1111  \xc3\xa9",
+                     [added(4, "  ", special=False, normalized=True)], normalizer={"type": "NFC"}, pre_tokenizer=two),
+        "spelled": one(letters, [["a", "a"], ["▁", "a"]], b"aaa <s> a", [added(3, "<s>")], normalizer=spelled,
+                       post_processor=bos),
+        "metaspace": one(letters, ["▁ a"], b" a  aa\xff", pre_tokenizer={
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}),
+    }
+
+
 def varint(n):
     out = b""
     while n > 127:
@@ -239,6 +271,7 @@ def targets():
             "llama": tokenizer(3, [(1, b"a"), (1, b"aa"), (3, b"</s>"), (4, b"<tool>")], [], b"aaa<tool>\xff</s>"),
             "chat": tokenizer(2 | 64, [(1, b"<|im_start|><|im_end|>")], [], b"text"),
         },
+        "tokenizer_json": tokenizer_jsons(),
         "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
         "frame": frames_to_core(), "frames": schedules(),
