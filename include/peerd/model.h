@@ -28,6 +28,8 @@ typedef enum pd_compute { PD_COMPUTE_AUTO, PD_COMPUTE_F32, PD_COMPUTE_BF16 } pd_
 typedef enum pd_target { PD_Q, PD_K, PD_V, PD_O, PD_GATE, PD_UP, PD_DOWN, PD_TARGETS } pd_target;
 extern const char *const pd_target_names[PD_TARGETS]; /* "q" "k" "v" "o" "gate" "up" "down" */
 
+enum { PD_ROTATED_MAX = 256 };
+
 typedef struct pd_model_opts {
     pd_compute compute; /* AUTO: bf16 where the processor has it (AVX-512 BF16 or AMX) and a short measurement finds it
                            faster, else f32 */
@@ -35,14 +37,34 @@ typedef struct pd_model_opts {
     bool backward;      /* also pack what reverse mode needs (doubles the memory of the targets) */
 } pd_model_opts;
 
+/* What families of decoder-only transformers differ in.  All zero is Llama. */
+typedef enum pd_norm_kind { PD_NORM_RMS, PD_NORM_LAYER } pd_norm_kind; /* LAYER: minus the mean, plus a bias [6] */
+typedef enum pd_activation { PD_ACT_SILU, PD_ACT_GELU, PD_ACT_GELU_TANH, PD_ACT_RELU } pd_activation; /* [7] */
+typedef enum pd_position {
+    PD_POSITION_PAIRS,  /* RoPE turns elements 2i and 2i + 1 of a head together: GGUF's llama */
+    PD_POSITION_HALVES, /* elements i and i + rotated/2: Hugging Face, and every other architecture of GGUF */
+    PD_POSITION_LEARNED /* x = E[id] + P[position]; no sequence may be longer than `context` */
+} pd_position;
+
 typedef struct pd_model_info {
-    char name[64], arch[16];
+    char name[64], arch[16];   /* arch: as GGUF calls it, "opt" where GGUF has no word */
     uint32_t n_layers, width, n_heads, n_kv_heads, head_width, ff, vocab, context;
-    float rope_base, rms_eps;
-    bool tied;              /* the head is the embedding */
+    float eps;                 /* of every norm */
+    bool tied;                 /* the head is the embedding */
+    pd_norm_kind norm;
+    pd_activation activation;
+    bool no_gate;              /* D act(U h) instead of D (act(G h) . U h): there is no target PD_GATE */
+    bool qkv_bias, o_bias, ffn_bias; /* y = W x + b of q, k and v; of o; of up and down */
+    bool qk_norm;              /* each head of q and of k through an RMS norm of its own before RoPE [8] */
+    bool parallel;             /* x += O(attn(norm1 x)) + FFN(norm2 x), both of the same x [9] */
+    uint32_t window;           /* keys a query sees, its own included [10]; 0: all before it */
+    pd_position position;
+    uint32_t rotated;          /* leading elements of a head that RoPE turns; even, 0 where positions are learned */
+    float rope_base;
+    float rope_divisor[PD_ROTATED_MAX / 2]; /* frequency i = base^(-2i / rotated) / divisor[i]; 0 stands for 1 */
     uint64_t n_params;
-    pd_compute compute;     /* what was chosen */
-    size_t packed_bytes;    /* memory of the packed weights */
+    pd_compute compute;        /* what was chosen */
+    size_t packed_bytes;       /* memory of the packed weights */
 } pd_model_info;
 
 typedef struct pd_model pd_model;
@@ -55,8 +77,11 @@ PD_CHECKED pd_err pd_model_open(const pd_gguf *g, const pd_model_opts *opts, pd_
 void pd_model_close(pd_model *m);
 const pd_model_info *pd_model_info_of(const pd_model *m);
 
-/* Shape of a target matrix W (out, in): y = W x.  The same in every layer. */
+/* Shape of a target matrix W (out, in): y = W x.  The same in every layer; 0, 0 where the family has none. */
 void pd_model_shape(const pd_model_info *info, pd_target t, uint32_t *out, uint32_t *in);
+
+/* The targets that the family has: bit t for target t. */
+uint32_t pd_model_targets(const pd_model_info *info);
 
 /* Low-rank additions to the target matrices: y += up^T (down x), i.e. dW = sum_k up[k] down[k]^T.
  * Entry [layer * PD_TARGETS + target]; rank 0 = none.  Everything borrowed.  The factor of a LoRA (alpha / r) is the

@@ -134,7 +134,7 @@ static void norm_back_rows(void *ctx, size_t i) {
     const pd_model *m = p->r->m;
     uint32_t n, row = rows_at(p, i, &n), c = m->info.width;
     size_t at = (size_t)row * c;
-    m->k->rms_back(n, c, (const float *)p->x + at, p->norm, m->info.rms_eps, p->dy + at,
+    m->k->rms_back(n, c, (const float *)p->x + at, p->norm, m->info.eps, p->dy + at,
                    (float *)p->out + at);
 }
 
@@ -160,7 +160,7 @@ static void ffn_back(const pd_run *r, uint32_t l, pd_grad_sink *sink, void *ctx)
     sink(ctx, l, PD_GATE, r->tokens, x, v->dgate);
     target_back(r, l, PD_UP, v->dup, v->dh, false);
     target_back(r, l, PD_GATE, v->dgate, v->dh, true);
-    p = (back_pass){.r = r, .x = w->x, .norm = r->m->layers[l].ffn_norm, .dy = v->dh, .out = v->dx};
+    p = (back_pass){.r = r, .x = w->x, .norm = r->m->layers[l].ffn_norm.w, .dy = v->dh, .out = v->dx};
     over_rows(&p, norm_back_rows);
 }
 
@@ -245,7 +245,7 @@ static void attention_back(const pd_run *r, const pd_batch *b, uint32_t l, const
     pd_parallel((size_t)b->n_seqs * m->heads.n_kv, attend_back_task, &p);
     over_rows(&p, unturn_rows);
     memcpy(w->x, kept, (size_t)r->tokens * m->info.width * sizeof(float));
-    pd_run_norm(r, layer->attn_norm);
+    pd_run_norm(r, layer->attn_norm.w);
     const float *x = as_float(r, w->h, m->info.width, v->x32);
     sink(ctx, l, PD_V, r->tokens, x, v->dv);
     sink(ctx, l, PD_K, r->tokens, x, v->dk);
@@ -253,7 +253,7 @@ static void attention_back(const pd_run *r, const pd_batch *b, uint32_t l, const
     target_back(r, l, PD_V, v->dv, v->dh, false);
     target_back(r, l, PD_K, v->dk, v->dh, true);
     target_back(r, l, PD_Q, v->dq, v->dh, true);
-    p = (back_pass){.r = r, .x = kept, .norm = layer->attn_norm, .dy = v->dh, .out = v->dx};
+    p = (back_pass){.r = r, .x = kept, .norm = layer->attn_norm.w, .dy = v->dh, .out = v->dx};
     over_rows(&p, norm_back_rows);
 }
 
@@ -276,7 +276,7 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     r.side[0] = side;
     pd_run_tasks(w, b->seqs, b->n_seqs, b->n_tokens, 1);
     pd_run_embed(&r);
-    pd_run_norm(&r, m->layers[0].attn_norm);
+    pd_run_norm(&r, m->layers[0].attn_norm.w);
     for (uint32_t l = 0; l < m->info.n_layers; l++) {
         memcpy(v->kept + l * stream, w->x, stream * sizeof(float));
         pd_run_attention(&r, l);
@@ -289,7 +289,7 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     for (uint32_t l = m->info.n_layers; l-- > 0;) {
         const float *kept = v->kept + l * stream;
         memcpy(w->x, kept, stream * sizeof(float));
-        pd_run_norm(&r, m->layers[l].attn_norm);
+        pd_run_norm(&r, m->layers[l].attn_norm.w);
         pd_run_attention(&r, l);
         pd_run_ffn(&r, l, false);
         ffn_back(&r, l, sink, ctx);

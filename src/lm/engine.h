@@ -20,10 +20,16 @@ enum {
     PD_BLOCK = 16,      /* rows of one parallel item */
 };
 
+typedef struct pd_norm {
+    float *w, *b; /* (C); b: NULL where the family's norms are RMS */
+} pd_norm;
+
 typedef struct pd_layer {
-    float *attn_norm, *ffn_norm;     /* (C) */
+    pd_norm attn_norm, ffn_norm;
     pd_matrix qkv, o, gate_up, down; /* q|k|v and gate|up are one product each */
-    pd_matrix back[PD_TARGETS];      /* dX = dY W, where opened for reverse mode */
+    float *qkv_bias, *o_bias, *gate_up_bias, *down_bias; /* as the products' rows; NULL: none */
+    float *q_norm, *k_norm;                              /* (HD), NULL: none */
+    pd_matrix back[PD_TARGETS]; /* dX = dY W, where opened for reverse mode */
 } pd_layer;
 
 struct pd_model {
@@ -32,7 +38,8 @@ struct pd_model {
     pd_heads heads;
     pd_arena arena;
     pd_layer *layers; /* (L) */
-    float *out_norm;  /* (C) */
+    pd_norm out_norm;
+    float *positions; /* (context, C) where they are learned, else NULL */
     void *embed;      /* (V, C), float or bf16 */
     const void *head; /* (V, C) plain rows: embed where tied */
     uint32_t n_slices;

@@ -89,7 +89,7 @@ static void norm_rows(void *ctx, size_t i) {
     pd_work *w = p->r->w;
     block b = block_at(p, i);
     uint32_t c = m->info.width;
-    m->k->rms(b.n, c, w->x + (size_t)b.row * c, p->norm, m->info.rms_eps,
+    m->k->rms(b.n, c, w->x + (size_t)b.row * c, p->norm, m->info.eps,
               pd_row(w->h, b.row, c, m->half), m->half);
 }
 
@@ -154,7 +154,7 @@ static void o_rows(void *ctx, size_t i) {
 void pd_run_attention(const pd_run *r, uint32_t layer) {
     const pd_layer *l = &r->m->layers[layer];
     pd_work *w = r->w;
-    pass p = all_rows(r, layer, l->ffn_norm);
+    pass p = all_rows(r, layer, l->ffn_norm.w);
     pd_gemm_run(&l->qkv, p.rows, w->h, w->qkv, false);
     over_rows(&p, qkv_rows);
     pd_parallel((size_t)w->n_tasks * r->m->heads.n, attend_task, &p);
@@ -197,7 +197,7 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
                   .layer = layer,
                   .first = at,
                   .rows = rows - at < w->ffn_rows ? rows - at : w->ffn_rows};
-        p.norm = last ? NULL : m->layers[layer + 1].attn_norm;
+        p.norm = last ? NULL : m->layers[layer + 1].attn_norm.w;
         pd_gemm_run(&l->gate_up, p.rows, pd_row(w->h, at, c, m->half), w->gu, false);
         over_rows(&p, gate_up_rows);
         if (!down)
@@ -209,7 +209,7 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
 
 void pd_run_body(const pd_run *r) {
     pd_run_embed(r);
-    pd_run_norm(r, r->m->layers[0].attn_norm);
+    pd_run_norm(r, r->m->layers[0].attn_norm.w);
     for (uint32_t l = 0; l < r->m->info.n_layers; l++) {
         pd_run_attention(r, l);
         pd_run_ffn(r, l, true);

@@ -79,7 +79,7 @@ static void push_chunk(pd_session *s, const pd_adapter *side, const uint32_t *id
                       .first = s->held + i,
                       .slot = 0};
     pd_run_embed(&r);
-    pd_run_norm(&r, s->m->layers[0].attn_norm);
+    pd_run_norm(&r, s->m->layers[0].attn_norm.w);
     for (uint32_t l = 0; l < s->m->info.n_layers; l++) {
         r.kt = s->kt + l * s->kt_layer;
         r.v = s->v + l * s->v_layer;
@@ -103,8 +103,8 @@ pd_err pd_session_push(pd_session *s, const pd_adapter *side, const uint32_t *id
         done += chunk;
         last = chunk - 1;
     }
-    m->k->rms(1, m->info.width, s->w->x + (size_t)last * m->info.width, m->out_norm,
-              m->info.rms_eps, s->w->hs, m->half);
+    m->k->rms(1, m->info.width, s->w->x + (size_t)last * m->info.width, m->out_norm.w,
+              m->info.eps, s->w->hs, m->half);
     for (uint32_t i = 0; i < m->n_slices; i++) {
         pd_gemm_run(&m->slices[i], 1, s->w->hs, s->w->logits, false);
         memcpy(logits + (size_t)i * PD_SLICE, s->w->logits, m->slices[i].out * sizeof(float));

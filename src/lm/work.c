@@ -11,6 +11,8 @@ float *pd_rot_make(pd_arena *a, const pd_model_info *info, uint32_t rotated, uin
         return NULL;
     for (uint32_t i = 0; i < rotated; i += 2) {
         double step = pow((double)info->rope_base, -(double)i / rotated);
+        if (info->rope_divisor[i / 2] > 0.0f)
+            step /= (double)info->rope_divisor[i / 2];
         for (uint32_t p = 0; p < n; p++) {
             rot[(size_t)p * rotated + i] = (float)cos(p * step);
             rot[(size_t)p * rotated + i + 1] = (float)sin(p * step);
