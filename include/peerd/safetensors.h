@@ -49,6 +49,7 @@ void pd_safetensors_close(pd_safetensors *s);
 size_t pd_safetensors_count(const pd_safetensors *s);
 const pd_tensor *pd_safetensors_at(const pd_safetensors *s, size_t i);
 const pd_tensor *pd_safetensors_find(const pd_safetensors *s, const char *name); /* or NULL */
+size_t pd_safetensors_index(const pd_safetensors *s, const pd_tensor *t); /* of one of its tensors */
 /* The dtype as the file spells it, and the index in `paths` of the file that the tensor i lies in.
  */
 const char *pd_safetensors_dtype(const pd_safetensors *s, size_t i);

@@ -276,6 +276,10 @@ const pd_tensor *pd_safetensors_find(const pd_safetensors *s, const char *name) 
     return x ? &x->t : NULL;
 }
 
+size_t pd_safetensors_index(const pd_safetensors *s, const pd_tensor *t) {
+    return (size_t)((const entry *)t - s->entries); /* an entry begins with its tensor */
+}
+
 const char *pd_safetensors_dtype(const pd_safetensors *s, size_t i) {
     assert(i < s->n);
     return s->entries[i].dtype;

@@ -57,6 +57,7 @@ START_TEST(tensors_are_found_with_shape_type_and_bytes) {
     ck_assert(t->type == PD_GGML_BF16 && t->n_dims == 1 && t->shape[0] == 3 && t->data[0] == 8);
     t = pd_safetensors_find(s, "step");
     ck_assert(t->type == PD_SAFETENSORS_OTHER && t->n_dims == 1 && t->shape[0] == 1);
+    ck_assert_uint_eq(pd_safetensors_index(s, t), 2);
     ck_assert_str_eq(pd_safetensors_dtype(s, 2), "I64");
     ck_assert_ptr_null(pd_safetensors_find(s, "c"));
     ck_assert_ptr_null(pd_safetensors_find(
