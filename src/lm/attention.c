@@ -99,6 +99,11 @@ static void write_out(const pd_attend *a, uint32_t i, float total, const float *
         pd_put(a->out, at + c, acc[c] * inv, a->half);
 }
 
+/* The first key that the query at key `own` sees. */
+static inline uint32_t first_seen(uint32_t own, uint32_t window) {
+    return window && own + 1 > window ? own + 1 - window : 0;
+}
+
 /* Four queries from i on; those beyond the last repeat it and are not written. */
 static void attend_tile(const pd_attend *a, uint32_t i) {
     _Alignas(64) float s[PD_TILE * KEYS], acc[PD_TILE * PD_HEAD_WIDTH_MAX];
@@ -111,18 +116,19 @@ static void attend_tile(const pd_attend *a, uint32_t i) {
         for (uint32_t c = 0; c < a->padded; c++)
             acc[t * a->padded + c] = 0.0f;
     }
-    for (uint32_t j = 0; j < seen + n; j += KEYS) {
+    for (uint32_t j = first_seen(seen, a->window); j < seen + n; j += KEYS) {
         uint32_t block = min32(KEYS, seen + n - j);
         PD_KERNEL(pd_tile_scores)(q, a->kt + j, a->kt_ld, a->width, block, s, KEYS);
         for (uint32_t t = 0; t < PD_TILE; t++) {
             uint32_t last = seen + min32(t, n - 1); /* the query's own key */
             uint32_t visible = last < j ? 0 : min32(block, last + 1 - j);
-            if (visible)
-                soften(s + t * KEYS, visible, block, &max[t], &total[t], acc + t * a->padded,
-                       a->padded);
-            else
-                for (uint32_t k = 0; k < block; k++)
-                    s[t * KEYS + k] = 0.0f;
+            uint32_t first = first_seen(last, a->window), gone = first > j ? first - j : 0;
+            gone = visible > gone ? gone : block; /* scores before the window, or all */
+            for (uint32_t k = 0; k < gone; k++)
+                s[t * KEYS + k] = 0.0f;
+            if (gone < block)
+                soften(s + t * KEYS + gone, visible - gone, block - gone, &max[t], &total[t],
+                       acc + t * a->padded, a->padded);
         }
         PD_KERNEL(pd_tile_sums)
         (s, KEYS, block, a->v + (size_t)j * a->padded, a->padded, acc, a->padded);
@@ -151,8 +157,12 @@ static void block_back(const pd_attend_back *a, uint32_t i, uint32_t n, uint32_t
     for (uint32_t t = 0; t < PD_TILE; t++) {
         float *pt = p + t * KEYS, *dt = ds + t * KEYS, lse = a->lse[i + min32(t, n - 1)];
         uint32_t visible = t >= n || i + t < j ? 0 : min32(block, i + t + 1 - j);
+        uint32_t first = first_seen(i + t, a->window), gone = first > j ? first - j : 0;
+        gone = visible > gone ? gone : visible;
+        for (uint32_t k = 0; k < gone; k++)
+            pt[k] = dt[k] = 0.0f;
         PD_SIMD
-        for (uint32_t k = 0; k < visible; k++) {
+        for (uint32_t k = gone; k < visible; k++) {
             pt[k] = pd_exp(pt[k] - lse);
             dt[k] = pt[k] * (dt[k] - own[t]);
         }
@@ -186,7 +196,7 @@ static void back_tile(const pd_attend_back *a, uint32_t i) {
         for (uint32_t c = 0; c < a->width; c++)
             own[t] += dout[t][c] * out[c];
     }
-    for (uint32_t j = 0; j < i + n; j += KEYS) {
+    for (uint32_t j = first_seen(i, a->window); j < i + n; j += KEYS) {
         uint32_t block = min32(KEYS, i + n - j);
         block_back(a, i, n, j, block, q, dout, own, p, ds);
         PD_KERNEL(pd_tile_sums)

@@ -33,6 +33,8 @@ bool pd_reverse_open(pd_work *w, const pd_model *m) {
     v->lse = take(w, (size_t)h->n * w->max_rows * f, &ok);
     v->dx = take(w, rows * i->width * f, &ok);
     v->dh = take(w, rows * i->width * f, &ok);
+    v->dh_ffn = i->parallel ? take(w, rows * i->width * f, &ok) : v->dh;
+    v->raw = i->qk_norm ? take(w, rows * (q + kv) * f, &ok) : NULL;
     v->datt = take(w, (rows * q + PD_LANES) * f, &ok);
     v->dq = take(w, rows * q * f, &ok);
     v->dk = take(w, rows * kv * f, &ok);
@@ -60,7 +62,8 @@ typedef struct back_pass {
     const pd_batch *b;
     uint32_t layer;
     pd_target t;
-    const float *norm, *dy;
+    const pd_norm *norm;
+    const float *dy;
     const void *x;
     void *out;
     uint32_t width;
@@ -134,19 +137,30 @@ static void norm_back_rows(void *ctx, size_t i) {
     const pd_model *m = p->r->m;
     uint32_t n, row = rows_at(p, i, &n), c = m->info.width;
     size_t at = (size_t)row * c;
-    m->k->rms_back(n, c, (const float *)p->x + at, p->norm, m->info.eps, p->dy + at,
-                   (float *)p->out + at);
+    pd_norm_back(m, p->norm, n, (const float *)p->x + at, p->dy + at, (float *)p->out + at);
 }
 
-static void silu_back_rows(void *ctx, size_t i) {
+static void act_back_rows(void *ctx, size_t i) {
     const back_pass *p = ctx;
+    const pd_model *m = p->r->m;
     const pd_reverse *v = p->r->w->back;
-    uint32_t n, row = rows_at(p, i, &n), f = p->r->m->info.ff;
+    uint32_t n, row = rows_at(p, i, &n), f = m->info.ff;
     size_t at = (size_t)row * f;
-    p->r->m->k->silu_back(n, f, p->r->w->gu + 2 * at, v->dact + at, v->dgate + at, v->dup + at);
+    const float *gu = p->r->w->gu;
+    if (m->info.no_gate)
+        m->k->act_back(m->info.activation, (size_t)n * f, gu + at, v->dact + at, v->dup + at);
+    else
+        m->k->silu_back(n, f, gu + 2 * at, v->dact + at, v->dgate + at, v->dup + at);
 }
 
-/* dx holds the gradient at the layer's end; after this, at its middle. */
+/* dx += gradient through one of a layer's norms, of x. */
+static void norm_back(const pd_run *r, const pd_norm *norm, const float *x, const float *dy) {
+    back_pass p = {.r = r, .x = x, .norm = norm, .dy = dy, .out = r->w->back->dx};
+    over_rows(&p, norm_back_rows);
+}
+
+/* dx holds the gradient at the layer's end; after this, at its middle.  In a parallel family it
+ * stays, since attention ends there too, and dh_ffn waits for attention_back. */
 static void ffn_back(const pd_run *r, uint32_t l, pd_grad_sink *sink, void *ctx) {
     const pd_model_info *i = &r->m->info;
     pd_work *w = r->w;
@@ -154,14 +168,16 @@ static void ffn_back(const pd_run *r, uint32_t l, pd_grad_sink *sink, void *ctx)
     sink(ctx, l, PD_DOWN, r->tokens, as_float(r, w->act, i->ff, v->x32), v->dx);
     target_back(r, l, PD_DOWN, v->dx, v->dact, false);
     back_pass p = {.r = r};
-    over_rows(&p, silu_back_rows);
-    const float *x = as_float(r, w->h, i->width, v->x32);
+    over_rows(&p, act_back_rows);
+    const float *x = as_float(r, w->h_ffn, i->width, v->x32);
     sink(ctx, l, PD_UP, r->tokens, x, v->dup);
-    sink(ctx, l, PD_GATE, r->tokens, x, v->dgate);
-    target_back(r, l, PD_UP, v->dup, v->dh, false);
-    target_back(r, l, PD_GATE, v->dgate, v->dh, true);
-    p = (back_pass){.r = r, .x = w->x, .norm = r->m->layers[l].ffn_norm.w, .dy = v->dh, .out = v->dx};
-    over_rows(&p, norm_back_rows);
+    if (!i->no_gate)
+        sink(ctx, l, PD_GATE, r->tokens, x, v->dgate);
+    target_back(r, l, PD_UP, v->dup, v->dh_ffn, false);
+    if (!i->no_gate)
+        target_back(r, l, PD_GATE, v->dgate, v->dh_ffn, true);
+    if (!i->parallel)
+        norm_back(r, &r->m->layers[l].ffn_norm, w->x, v->dh_ffn);
 }
 
 static void lay_rows(void *ctx, size_t i) {
@@ -194,6 +210,7 @@ static void attend_back_task(void *ctx, size_t i) {
             .out = (const float *)p->x + at,
             .out_ld = width,
             .n = s.len,
+            .window = m->info.window,
             .kt = w->kt + kv * h->width * w->ld + s.row,
             .vt = v->vt + kv * h->width * w->ld + s.row,
             .kt_ld = w->ld,
@@ -211,10 +228,12 @@ static void attend_back_task(void *ctx, size_t i) {
     }
 }
 
-/* Key heads' sums to rows, and both turned back to before RoPE. */
+/* Key heads' sums to rows, and both turned back to before RoPE and their norms. */
 static void unturn_rows(void *ctx, size_t i) {
     const back_pass *p = ctx;
-    const pd_heads *h = &p->r->m->heads;
+    const pd_model *m = p->r->m;
+    const pd_layer *l = &m->layers[p->layer];
+    const pd_heads *h = &m->heads;
     pd_work *w = p->r->w;
     pd_reverse *v = w->back;
     uint32_t n, row = rows_at(p, i, &n);
@@ -225,8 +244,14 @@ static void unturn_rows(void *ctx, size_t i) {
             memcpy(v->dv + r * kv + g * h->width, v->dv_rows + (g * w->ld + r) * h->padded, bytes);
         }
     const uint32_t *pos = p->r->pos + row;
-    p->r->m->k->unturn(n, h->n, h->width, h->rotated, v->dq + row * q, pos, w->rot);
-    p->r->m->k->unturn(n, h->n_kv, h->width, h->rotated, v->dk + row * kv, pos, w->rot);
+    m->k->unturn(h, n, h->n, v->dq + row * q, pos, w->rot);
+    m->k->unturn(h, n, h->n_kv, v->dk + row * kv, pos, w->rot);
+    if (!m->info.qk_norm)
+        return;
+    const float *raw = v->raw + row * (q + kv);
+    m->k->norm_heads_back(n, h->n, h->width, l->q_norm, m->info.eps, raw, q + kv, v->dq + row * q);
+    m->k->norm_heads_back(n, h->n_kv, h->width, l->k_norm, m->info.eps, raw + q, q + kv,
+                          v->dk + row * kv);
 }
 
 /* dx holds the gradient at the layer's middle; after this, at its start.  w->x becomes the layer's
@@ -240,12 +265,12 @@ static void attention_back(const pd_run *r, const pd_batch *b, uint32_t l, const
     const float *att = as_float(r, w->att, m->heads.n * m->heads.width, v->att32);
     sink(ctx, l, PD_O, r->tokens, att, v->dx);
     target_back(r, l, PD_O, v->dx, v->datt, false);
-    back_pass p = {.r = r, .b = b, .x = att};
+    back_pass p = {.r = r, .b = b, .layer = l, .x = att};
     over_rows(&p, lay_rows);
     pd_parallel((size_t)b->n_seqs * m->heads.n_kv, attend_back_task, &p);
     over_rows(&p, unturn_rows);
     memcpy(w->x, kept, (size_t)r->tokens * m->info.width * sizeof(float));
-    pd_run_norm(r, layer->attn_norm.w);
+    pd_run_norm(r, l);
     const float *x = as_float(r, w->h, m->info.width, v->x32);
     sink(ctx, l, PD_V, r->tokens, x, v->dv);
     sink(ctx, l, PD_K, r->tokens, x, v->dk);
@@ -253,8 +278,9 @@ static void attention_back(const pd_run *r, const pd_batch *b, uint32_t l, const
     target_back(r, l, PD_V, v->dv, v->dh, false);
     target_back(r, l, PD_K, v->dk, v->dh, true);
     target_back(r, l, PD_Q, v->dq, v->dh, true);
-    p = (back_pass){.r = r, .x = kept, .norm = layer->attn_norm.w, .dy = v->dh, .out = v->dx};
-    over_rows(&p, norm_back_rows);
+    norm_back(r, &layer->attn_norm, kept, v->dh);
+    if (m->info.parallel)
+        norm_back(r, &layer->ffn_norm, kept, v->dh_ffn);
 }
 
 void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side,
@@ -276,7 +302,7 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     r.side[0] = side;
     pd_run_tasks(w, b->seqs, b->n_seqs, b->n_tokens, 1);
     pd_run_embed(&r);
-    pd_run_norm(&r, m->layers[0].attn_norm.w);
+    pd_run_norm(&r, 0);
     for (uint32_t l = 0; l < m->info.n_layers; l++) {
         memcpy(v->kept + l * stream, w->x, stream * sizeof(float));
         pd_run_attention(&r, l);
@@ -286,10 +312,11 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     pd_head_loss(w, b, 0, out, NULL);
     pd_head_backward(&r, b, v->dx);
     r.lse = v->lse;
+    r.raw = v->raw;
     for (uint32_t l = m->info.n_layers; l-- > 0;) {
         const float *kept = v->kept + l * stream;
         memcpy(w->x, kept, stream * sizeof(float));
-        pd_run_norm(&r, m->layers[l].attn_norm.w);
+        pd_run_norm(&r, l);
         pd_run_attention(&r, l);
         pd_run_ffn(&r, l, false);
         ffn_back(&r, l, sink, ctx);

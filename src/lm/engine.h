@@ -84,12 +84,13 @@ struct pd_work {
     float *rot;    /* (max positions, rotated/2, 2) */
     float *x;      /* (R, C) the residual stream */
     void *h;       /* (R, C) normed, input of products */
+    void *h_ffn;   /* (R, C) input of the feed-forward part: h, or its own in parallel families */
     float *qkv;    /* (R, (H + 2 KV) HD) */
     float *kt, *v; /* (KV, HD, ld), (KV, ld, padded) */
     size_t ld;
     void *att;         /* (R, H HD) */
     uint32_t ffn_rows; /* rows that pass the feed-forward part at a time */
-    float *gu;         /* (ffn_rows, 2 F) */
+    float *gu;         /* (ffn_rows, 2 F), or (ffn_rows, F) without a gate */
     void *act;         /* (ffn_rows, F) */
     pd_task *tasks;
     uint32_t n_tasks;
@@ -113,14 +114,15 @@ typedef struct pd_run {
     uint32_t slot;             /* key slot of row 0: 0, or the tokens a session holds */
     float *kt, *v;             /* where keys and values lie (a session's are its own, by layer) */
     float *lse;                /* (H, rows) of attention, or NULL */
+    float *raw;                /* (R, (H + KV) HD) q and k from before their norms, or NULL */
     const pd_adapter *side[PD_SIDES_MAX];
 } pd_run;
 
 /* The angles of positions 0 .. n-1. */
 float *pd_rot_make(pd_arena *a, const pd_model_info *info, uint32_t rotated, uint32_t n);
 
-void pd_run_embed(const pd_run *r);                          /* x = E[ids] */
-void pd_run_norm(const pd_run *r, const float *norm);        /* h = rms(x) */
+void pd_run_embed(const pd_run *r);                          /* x = E[ids] (+ P[pos]) */
+void pd_run_norm(const pd_run *r, uint32_t layer);           /* h = the layer's first norm of x */
 void pd_run_attention(const pd_run *r, uint32_t layer);      /* h -> x += O(..) */
 void pd_run_ffn(const pd_run *r, uint32_t layer, bool down); /* h -> gu, act; down: x += D act */
 void pd_run_tasks(pd_work *w, const pd_seq *seqs, uint32_t n_seqs, uint32_t tokens, uint32_t sides);
@@ -135,6 +137,22 @@ void pd_head_backward(const pd_run *r, const pd_batch *b, float *dx);
 
 static inline const pd_lowrank *pd_lowrank_at(const pd_adapter *a, uint32_t layer, pd_target t) {
     return a && a->at[layer * PD_TARGETS + t].rank ? &a->at[layer * PD_TARGETS + t] : NULL;
+}
+
+/* out = norm(x), and dx += its gradient, of rows of C. */
+static inline void pd_norm_rows(const pd_model *m, const pd_norm *n, uint32_t rows, const float *x,
+                                void *out, bool half) {
+    if (n->b)
+        m->k->layer(rows, m->info.width, x, n->w, n->b, m->info.eps, out, half);
+    else
+        m->k->rms(rows, m->info.width, x, n->w, m->info.eps, out, half);
+}
+static inline void pd_norm_back(const pd_model *m, const pd_norm *n, uint32_t rows, const float *x,
+                                const float *dy, float *dx) {
+    if (n->b)
+        m->k->layer_back(rows, m->info.width, x, n->w, m->info.eps, dy, dx);
+    else
+        m->k->rms_back(rows, m->info.width, x, n->w, m->info.eps, dy, dx);
 }
 
 /* Row r of an array of the products' type. */

@@ -13,7 +13,8 @@
 typedef struct pass {
     const pd_run *r;
     uint32_t layer, first, rows; /* rows [first, first + rows) */
-    const float *norm;
+    const pd_norm *norm;         /* of the residual stream to h, or NULL */
+    const pd_norm *norm_ffn;     /* also to h_ffn, or NULL */
 } pass;
 
 typedef struct block { /* rows [row, row + n) */
@@ -29,8 +30,16 @@ static void over_rows(pass *p, void (*fn)(void *ctx, size_t i)) {
     pd_parallel((p->rows + PD_BLOCK - 1) / PD_BLOCK, fn, p);
 }
 
-static pass all_rows(const pd_run *r, uint32_t layer, const float *norm) {
-    return (pass){.r = r, .layer = layer, .rows = r->tokens * r->n_sides, .norm = norm};
+static pass all_rows(const pd_run *r, uint32_t layer) {
+    return (pass){.r = r, .layer = layer, .rows = r->tokens * r->n_sides};
+}
+
+/* The norms that stand before a layer: its first, and where its parts run from one x, the second.
+ */
+static void norms_before(pass *p, uint32_t layer) {
+    const pd_model *m = p->r->m;
+    p->norm = &m->layers[layer].attn_norm;
+    p->norm_ffn = m->info.parallel ? &m->layers[layer].ffn_norm : NULL;
 }
 
 /* Take the rows of a block that belong to one side off its front. */
@@ -61,6 +70,13 @@ static void add_lowrank(const pass *p, block b, pd_target t, void *x, float *y, 
     }
 }
 
+/* y (rows, y_ld) += the product's bias; y begins at row `origin`. */
+static void add_bias(const pass *p, block b, const float *bias, uint32_t n, float *y,
+                     uint32_t origin) {
+    if (bias)
+        p->r->m->k->bias(b.n, n, bias, y + (size_t)(b.row - origin) * n, n);
+}
+
 static void embed_rows(void *ctx, size_t i) {
     const pass *p = ctx;
     const pd_run *r = p->r;
@@ -75,11 +91,16 @@ static void embed_rows(void *ctx, size_t i) {
             m->k->from_half(c, (const uint16_t *)m->embed + id * c, x);
         else
             memcpy(x, (const float *)m->embed + id * c, c * sizeof(float));
+        if (m->positions) {
+            size_t pos = r->pos[j % r->tokens];
+            assert(pos < m->info.context);
+            m->k->bias(1, (uint32_t)c, m->positions + pos * c, x, c);
+        }
     }
 }
 
 void pd_run_embed(const pd_run *r) {
-    pass p = all_rows(r, 0, NULL);
+    pass p = all_rows(r, 0);
     over_rows(&p, embed_rows);
 }
 
@@ -88,14 +109,32 @@ static void norm_rows(void *ctx, size_t i) {
     const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
     block b = block_at(p, i);
-    uint32_t c = m->info.width;
-    m->k->rms(b.n, c, w->x + (size_t)b.row * c, p->norm, m->info.eps,
-              pd_row(w->h, b.row, c, m->half), m->half);
+    size_t c = m->info.width;
+    const float *x = w->x + b.row * c;
+    pd_norm_rows(m, p->norm, b.n, x, pd_row(w->h, b.row, c, m->half), m->half);
+    if (p->norm_ffn)
+        pd_norm_rows(m, p->norm_ffn, b.n, x, pd_row(w->h_ffn, b.row, c, m->half), m->half);
 }
 
-void pd_run_norm(const pd_run *r, const float *norm) {
-    pass p = all_rows(r, 0, norm);
+void pd_run_norm(const pd_run *r, uint32_t layer) {
+    pass p = all_rows(r, layer);
+    norms_before(&p, layer);
     over_rows(&p, norm_rows);
+}
+
+/* Heads of q and k through their norms; what they were before goes to r->raw where reverse mode
+ * will ask. */
+static void norm_qk(const pass *p, block b, size_t ld) {
+    const pd_run *r = p->r;
+    const pd_model *m = r->m;
+    const pd_layer *l = &m->layers[p->layer];
+    const pd_heads *h = &m->heads;
+    float *qkv = r->w->qkv + b.row * ld;
+    size_t q = (size_t)h->n * h->width, qk = q + (size_t)h->n_kv * h->width;
+    for (uint32_t i = 0; r->raw && i < b.n; i++)
+        memcpy(r->raw + (b.row + i) * qk, qkv + i * ld, qk * sizeof(float));
+    m->k->norm_heads(b.n, h->n, h->width, l->q_norm, m->info.eps, qkv, ld);
+    m->k->norm_heads(b.n, h->n_kv, h->width, l->k_norm, m->info.eps, qkv + q, ld);
 }
 
 static void qkv_rows(void *ctx, size_t i) {
@@ -108,6 +147,9 @@ static void qkv_rows(void *ctx, size_t i) {
     add_lowrank(p, b, PD_Q, w->h, w->qkv, ld, 0);
     add_lowrank(p, b, PD_K, w->h, w->qkv + h->n * h->width, ld, 0);
     add_lowrank(p, b, PD_V, w->h, w->qkv + (h->n + h->n_kv) * h->width, ld, 0);
+    add_bias(p, b, r->m->layers[p->layer].qkv_bias, (uint32_t)ld, w->qkv, 0);
+    if (r->m->info.qk_norm)
+        norm_qk(p, b, ld);
     while (b.n) {
         uint32_t side;
         block part = take_side(r, &b, &side);
@@ -131,6 +173,7 @@ static void attend_task(void *ctx, size_t i) {
         .q_ld = ld,
         .n = t->n,
         .first = t->first,
+        .window = m->info.window,
         .kt = r->kt + kv * h->width * w->ld + t->slot,
         .kt_ld = w->ld,
         .v = r->v + (kv * w->ld + t->slot) * h->padded,
@@ -146,15 +189,21 @@ static void attend_task(void *ctx, size_t i) {
 
 static void o_rows(void *ctx, size_t i) {
     const pass *p = ctx;
+    const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
-    add_lowrank(p, block_at(p, i), PD_O, w->att, w->x, p->r->m->info.width, 0);
-    norm_rows(ctx, i);
+    block b = block_at(p, i);
+    add_lowrank(p, b, PD_O, w->att, w->x, m->info.width, 0);
+    add_bias(p, b, m->layers[p->layer].o_bias, m->info.width, w->x, 0);
+    if (p->norm)
+        norm_rows(ctx, i);
 }
 
 void pd_run_attention(const pd_run *r, uint32_t layer) {
     const pd_layer *l = &r->m->layers[layer];
     pd_work *w = r->w;
-    pass p = all_rows(r, layer, l->ffn_norm.w);
+    pass p = all_rows(r, layer);
+    if (!r->m->info.parallel)
+        p.norm = &l->ffn_norm;
     pd_gemm_run(&l->qkv, p.rows, w->h, w->qkv, false);
     over_rows(&p, qkv_rows);
     pd_parallel((size_t)w->n_tasks * r->m->heads.n, attend_task, &p);
@@ -168,19 +217,31 @@ static void gate_up_rows(void *ctx, size_t i) {
     const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
     block b = block_at(p, i);
-    uint32_t f = m->info.ff;
+    const float *bias = m->layers[p->layer].gate_up_bias;
+    uint32_t f = m->info.ff, gate = m->info.no_gate ? 0 : f, ld = gate + f;
     size_t row = b.row - p->first;
-    void *h = pd_row(w->h, p->first, m->info.width, m->half);
-    add_lowrank(p, b, PD_GATE, h, w->gu, 2 * (size_t)f, p->first);
-    add_lowrank(p, b, PD_UP, h, w->gu + f, 2 * (size_t)f, p->first);
-    m->k->silu(b.n, f, w->gu + row * 2 * f, pd_row(w->act, row, f, m->half), m->half);
+    void *h = pd_row(w->h_ffn, p->first, m->info.width, m->half);
+    float *gu = w->gu + row * ld;
+    void *act = pd_row(w->act, row, f, m->half);
+    if (gate)
+        add_lowrank(p, b, PD_GATE, h, w->gu, ld, p->first);
+    add_lowrank(p, b, PD_UP, h, w->gu + gate, ld, p->first);
+    add_bias(p, b, bias, ld, w->gu, p->first);
+    if (gate)
+        m->k->silu(b.n, f, gu, act, m->half);
+    else
+        m->k->act(m->info.activation, (size_t)b.n * f, gu, act, m->half);
 }
 
 static void down_rows(void *ctx, size_t i) {
     const pass *p = ctx;
+    const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
-    size_t c = p->r->m->info.width;
-    add_lowrank(p, block_at(p, i), PD_DOWN, w->act, w->x + p->first * c, c, p->first);
+    block b = block_at(p, i);
+    uint32_t c = m->info.width;
+    float *x = w->x + (size_t)p->first * c;
+    add_lowrank(p, b, PD_DOWN, w->act, x, c, p->first);
+    add_bias(p, b, m->layers[p->layer].down_bias, c, x, p->first);
     if (p->norm)
         norm_rows(ctx, i);
 }
@@ -197,8 +258,9 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
                   .layer = layer,
                   .first = at,
                   .rows = rows - at < w->ffn_rows ? rows - at : w->ffn_rows};
-        p.norm = last ? NULL : m->layers[layer + 1].attn_norm.w;
-        pd_gemm_run(&l->gate_up, p.rows, pd_row(w->h, at, c, m->half), w->gu, false);
+        if (!last)
+            norms_before(&p, layer + 1);
+        pd_gemm_run(&l->gate_up, p.rows, pd_row(w->h_ffn, at, c, m->half), w->gu, false);
         over_rows(&p, gate_up_rows);
         if (!down)
             continue;
@@ -209,7 +271,7 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
 
 void pd_run_body(const pd_run *r) {
     pd_run_embed(r);
-    pd_run_norm(r, r->m->layers[0].attn_norm.w);
+    pd_run_norm(r, 0);
     for (uint32_t l = 0; l < r->m->info.n_layers; l++) {
         pd_run_attention(r, l);
         pd_run_ffn(r, l, true);

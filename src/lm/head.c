@@ -36,8 +36,7 @@ static void gather_rows(void *ctx, size_t i) {
     const pd_model *m = p->r->m;
     pd_work *w = p->r->w;
     uint32_t c = m->info.width, row = row_of(p->r, p->b, (uint32_t)i);
-    m->k->rms(1, c, w->x + (size_t)row * c, m->out_norm.w, m->info.eps,
-              pd_row(w->hs, i, c, m->half), m->half);
+    pd_norm_rows(m, &m->out_norm, 1, w->x + (size_t)row * c, pd_row(w->hs, i, c, m->half), m->half);
     w->max[i] = -INFINITY;
     w->sum[i] = w->hit[i] = 0.0f;
 }
@@ -88,7 +87,7 @@ static void single_item(void *ctx, size_t i) {
         return;
     uint32_t row = side * r->tokens + b->single_row[it->single];
     float *h = r->w->singles + (size_t)(side * b->n_singles + it->single) * c;
-    m->k->rms(1, c, r->w->x + (size_t)row * c, m->out_norm.w, m->info.eps, h, false);
+    pd_norm_rows(m, &m->out_norm, 1, r->w->x + (size_t)row * c, h, false);
     for (uint32_t k = 0; k < it->n_choices; k++) {
         uint32_t id = b->choices[it->choice + k];
         assert(id < m->info.vocab);
@@ -222,8 +221,7 @@ static void dlogits_chunk(head_pass *p) {
 static void ungather(const head_pass *p, uint32_t row, const float *dhs) {
     const pd_model *m = p->r->m;
     size_t at = (size_t)row * m->info.width;
-    m->k->rms_back(1, m->info.width, p->r->w->x + at, m->out_norm.w, m->info.eps, dhs,
-                   p->dx + at);
+    pd_norm_back(m, &m->out_norm, 1, p->r->w->x + at, dhs, p->dx + at);
 }
 
 static void single_back(const head_pass *p, const pd_item *it) {

@@ -130,6 +130,31 @@ PD_INLINE void turn(float *x, uint32_t width, uint32_t rotated, const float *rot
         x[i] *= scale;
 }
 
+/* The same for pairs (i, i + rotated/2); angles as above. */
+PD_INLINE void turn_halves(float *x, uint32_t width, uint32_t rotated, const float *rot,
+                           float scale) {
+    uint32_t n = rotated / 2;
+    for (uint32_t i = 0; i < n; i++) {
+        float a = x[i] * scale, b = x[i + n] * scale, c = rot[2 * i], s = rot[2 * i + 1];
+        x[i] = a * c - b * s;
+        x[i + n] = a * s + b * c;
+    }
+    for (uint32_t i = rotated; i < width; i++)
+        x[i] *= scale;
+}
+
+/* All heads of q and k of one row. */
+PD_INLINE void turn_row(const pd_heads *h, float *qkv, const float *angles, float scale,
+                        bool halves) {
+    for (uint32_t i = 0; i < h->n + h->n_kv; i++) {
+        float *x = qkv + i * h->width, by = i < h->n ? scale : 1.0f;
+        if (halves)
+            turn_halves(x, h->width, h->rotated, angles, by);
+        else
+            turn(x, h->width, h->rotated, angles, by);
+    }
+}
+
 /* Keys go out sixteen rows at a time, so that each line of kt is written whole. */
 static void lay_transposed(uint32_t rows, uint32_t width, const float *x, size_t x_ld, float *out,
                            size_t ld) {
@@ -156,9 +181,10 @@ static void split(const pd_heads *h, uint32_t rows, float *qkv, const uint32_t *
         float *block = qkv + r0 * row;
         for (uint32_t r = 0; r < n; r++) {
             const float *angles = rot + (size_t)pos[r0 + r] * h->rotated;
-            for (uint32_t i = 0; i < h->n + h->n_kv; i++)
-                turn(block + r * row + i * h->width, h->width, h->rotated, angles,
-                     i < h->n ? scale : 1.0f);
+            if (h->halves)
+                turn_row(h, block + r * row, angles, scale, true);
+            else
+                turn_row(h, block + r * row, angles, scale, false);
         }
         const float *k = block + h->n * h->width, *val = k + h->n_kv * h->width;
         for (uint32_t g = 0; g < h->n_kv; g++) {
@@ -186,19 +212,28 @@ static void split_back(const pd_heads *h, uint32_t rows, const float *qkv, uint3
     }
 }
 
-static void unturn(uint32_t rows, uint32_t n, uint32_t width, uint32_t rotated, float *d,
-                   const uint32_t *pos, const float *rot) {
+PD_INLINE void unturn_rows(const pd_heads *h, uint32_t rows, uint32_t n, float *d,
+                           const uint32_t *pos, const float *rot, bool halves) {
+    uint32_t far = halves ? h->rotated / 2 : 1, step = halves ? 1 : 2;
     for (uint32_t r = 0; r < rows; r++) {
-        const float *angles = rot + (size_t)pos[r] * rotated;
+        const float *angles = rot + (size_t)pos[r] * h->rotated;
         for (uint32_t head = 0; head < n; head++) {
-            float *x = d + ((size_t)r * n + head) * width;
-            for (uint32_t i = 0; i < rotated; i += 2) {
-                float a = x[i], b = x[i + 1], c = angles[i], s = angles[i + 1];
-                x[i] = a * c + b * s;
-                x[i + 1] = b * c - a * s;
+            float *x = d + ((size_t)r * n + head) * h->width;
+            for (uint32_t i = 0; i < h->rotated / 2; i++, x += step) {
+                float a = x[0], b = x[far], c = angles[2 * i], s = angles[2 * i + 1];
+                x[0] = a * c + b * s;
+                x[far] = b * c - a * s;
             }
         }
     }
+}
+
+static void unturn(const pd_heads *h, uint32_t rows, uint32_t n, float *d, const uint32_t *pos,
+                   const float *rot) {
+    if (h->halves)
+        unturn_rows(h, rows, n, d, pos, rot, true);
+    else
+        unturn_rows(h, rows, n, d, pos, rot, false);
 }
 
 static void fold(uint32_t rows, uint32_t n, const float *logits, float *max, float *sum) {
@@ -302,4 +337,11 @@ const pd_kernels PD_KERNEL(pd_kernels) = {
     .unturn = unturn,
     .attend_back = PD_KERNEL(pd_attend_back),
     .softmax_back = softmax_back,
+    .layer = PD_KERNEL(pd_layer),
+    .layer_back = PD_KERNEL(pd_layer_back),
+    .bias = PD_KERNEL(pd_bias),
+    .norm_heads = PD_KERNEL(pd_norm_heads),
+    .norm_heads_back = PD_KERNEL(pd_norm_heads_back),
+    .act = PD_KERNEL(pd_act),
+    .act_back = PD_KERNEL(pd_act_back),
 };

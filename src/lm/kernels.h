@@ -1,9 +1,9 @@
 /* kernels.h - the loops between the matrix products, each over a range of rows in one thread.
  *
- * kernels.c, attention.c and gradients.c are compiled once a processor generation (plain x86-64,
- * AVX2, AVX-512), and the right table is chosen at run time.  Compiler function clones would do the
- * same by ifunc, which runs before the sanitizers are ready; and a table leaves inlining between
- * the loops of one generation free.
+ * kernels.c, kernels_family.c and attention.c are compiled once a processor generation (plain
+ * x86-64, AVX2, AVX-512), and the right table is chosen at run time.  Compiler function clones
+ * would do the same by ifunc, which runs before the sanitizers are ready; and a table leaves
+ * inlining between the loops of one generation free.
  *
  * "half" arguments: true means that the array is bf16, else float.  Activations that only feed a
  * product are written in the product's type at once.
@@ -23,6 +23,7 @@ enum {
 typedef struct pd_heads {            /* how a row of q | k | v is laid out */
     uint32_t n, n_kv, width, padded; /* padded: width rounded up to PD_LANES */
     uint32_t rotated;                /* leading elements of a head that RoPE turns; even */
+    bool halves; /* it turns elements i and i + rotated/2 together, else 2i and 2i + 1 */
 } pd_heads;
 
 /* Softmax attention of n queries of one head over the keys before and at each. */
@@ -30,6 +31,7 @@ typedef struct pd_attend {
     const float *q; /* (n, q_ld), already times 1/sqrt(width) */
     size_t q_ld;
     uint32_t n, first; /* query i sees keys 0 .. first + i */
+    uint32_t window;   /* and of these only so many last ones, where not 0 */
     const float *kt;   /* (width, kt_ld), keys transposed so that the loop runs along keys */
     size_t kt_ld;
     const float *v; /* (keys, padded) */
@@ -44,7 +46,7 @@ typedef struct pd_attend {
 typedef struct pd_attend_back {
     const float *q, *dout, *out; /* (n, q_ld), (n, out_ld), (n, out_ld) */
     size_t q_ld, out_ld;
-    uint32_t n;
+    uint32_t n, window;
     const float *kt, *vt; /* (width, kt_ld) */
     size_t kt_ld;
     const float *k; /* (n, padded) */
@@ -90,14 +92,33 @@ typedef struct pd_kernels {
     /* From q | k | v after split: k (n_kv, ld, padded) and vt (n_kv, width, ld). */
     void (*split_back)(const pd_heads *h, uint32_t rows, const float *qkv, uint32_t slot, float *k,
                        float *vt, size_t ld);
-    /* Turn back gradients of heads, (rows, n * width) in place. */
-    void (*unturn)(uint32_t rows, uint32_t n, uint32_t width, uint32_t rotated, float *d,
-                   const uint32_t *pos, const float *rot);
+    /* Turn back gradients of n heads, (rows, n * width) in place. */
+    void (*unturn)(const pd_heads *h, uint32_t rows, uint32_t n, float *d, const uint32_t *pos,
+                   const float *rot);
     void (*attend_back)(const pd_attend_back *a);
     /* d = weight[row] * softmax(logits) of a slice, in the type of a product's input; the target's
      * -1 is the caller's. */
     void (*softmax_back)(uint32_t rows, uint32_t n, const float *logits, const float *lse,
                          const float *weight, void *d, bool half);
+
+    /* What Llama does not need. */
+
+    /* out = (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b, per row */
+    void (*layer)(uint32_t rows, uint32_t width, const float *x, const float *w, const float *b,
+                  float eps, void *out, bool half);
+    void (*layer_back)(uint32_t rows, uint32_t width, const float *x, const float *w, float eps,
+                       const float *dy, float *dx);
+    /* y (rows, y_ld) += b (n) */
+    void (*bias)(uint32_t rows, uint32_t n, const float *b, float *y, size_t y_ld);
+    /* Each of the n heads of x (rows, ld) through an RMS norm with weights w (width), in place. */
+    void (*norm_heads)(uint32_t rows, uint32_t n, uint32_t width, const float *w, float eps,
+                       float *x, size_t ld);
+    /* Its reverse: d (rows, n * width) in place; raw (rows, raw_ld) from before the norm. */
+    void (*norm_heads_back)(uint32_t rows, uint32_t n, uint32_t width, const float *w, float eps,
+                            const float *raw, size_t raw_ld, float *d);
+    /* out (n) = f(x), f not SiLU;  dx = dact f'(x) */
+    void (*act)(pd_activation kind, size_t n, const float *x, void *out, bool half);
+    void (*act_back)(pd_activation kind, size_t n, const float *x, const float *dact, float *dx);
 } pd_kernels;
 
 /* The table for this processor. */

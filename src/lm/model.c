@@ -191,7 +191,8 @@ static void describe(pd_model *m, const pd_model_info *i) {
                           .n_kv = i->n_kv_heads,
                           .width = i->head_width,
                           .padded = (i->head_width + PD_LANES - 1) / PD_LANES * PD_LANES,
-                          .rotated = i->rotated};
+                          .rotated = i->rotated,
+                          .halves = i->position == PD_POSITION_HALVES};
 }
 
 static pd_err load(const pd_weights *w, pd_model *m) {

@@ -10,11 +10,13 @@
 #include "engine.h"
 
 typedef struct pd_reverse {
-    float *kept;               /* (L, T, C) x at the start of each layer */
-    float *lse;                /* (H, max_rows) of attention */
-    float *dx, *dh;            /* (T, C) gradients of the residual stream and of a normed row */
-    float *datt, *dq;          /* (T, H HD) */
-    float *dk, *dv;            /* (T, KV HD) */
+    float *kept;      /* (L, T, C) x at the start of each layer */
+    float *lse;       /* (H, max_rows) of attention */
+    float *raw;       /* (T, (H + KV) HD) q and k before their norms, or NULL */
+    float *dx, *dh;   /* (T, C) gradients of the residual stream and of a normed row */
+    float *dh_ffn;    /* (T, C) of the feed-forward part's: dh, or its own in parallel families */
+    float *datt, *dq; /* (T, H HD) */
+    float *dk, *dv;   /* (T, KV HD) */
     float *dact, *dgate, *dup; /* (T, F) */
     float *k, *vt;             /* keys by rows and values transposed, as split_back lays them */
     float *dk_rows, *dv_rows;  /* (KV, ld, padded) sums over a key head's queries */

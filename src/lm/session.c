@@ -23,6 +23,9 @@ struct pd_session {
 
 pd_err pd_session_open(const pd_model *m, uint32_t max_tokens, pd_session **out) {
     const pd_heads *h = &m->heads;
+    if (m->positions && max_tokens > m->info.context)
+        return pd_fail(PD_EUSAGE, "%u tokens: this model has learned positions for %u, and no more",
+                       max_tokens, m->info.context);
     pd_session *s = calloc(1, sizeof *s);
     if (!s)
         return pd_fail(PD_ENOMEM, "no memory for a session");
@@ -79,7 +82,7 @@ static void push_chunk(pd_session *s, const pd_adapter *side, const uint32_t *id
                       .first = s->held + i,
                       .slot = 0};
     pd_run_embed(&r);
-    pd_run_norm(&r, s->m->layers[0].attn_norm.w);
+    pd_run_norm(&r, 0);
     for (uint32_t l = 0; l < s->m->info.n_layers; l++) {
         r.kt = s->kt + l * s->kt_layer;
         r.v = s->v + l * s->v_layer;
@@ -103,8 +106,7 @@ pd_err pd_session_push(pd_session *s, const pd_adapter *side, const uint32_t *id
         done += chunk;
         last = chunk - 1;
     }
-    m->k->rms(1, m->info.width, s->w->x + (size_t)last * m->info.width, m->out_norm.w,
-              m->info.eps, s->w->hs, m->half);
+    pd_norm_rows(m, &m->out_norm, 1, s->w->x + (size_t)last * m->info.width, s->w->hs, m->half);
     for (uint32_t i = 0; i < m->n_slices; i++) {
         pd_gemm_run(&m->slices[i], 1, s->w->hs, s->w->logits, false);
         memcpy(logits + (size_t)i * PD_SLICE, s->w->logits, m->slices[i].out * sizeof(float));

@@ -75,6 +75,20 @@ void PD_KERNEL(pd_tile_scores)(const float *const a[PD_TILE], const float *bt, s
 void PD_KERNEL(pd_tile_sums)(const float *p, size_t p_ld, uint32_t n, const float *b,
                              uint32_t padded, float *acc, size_t acc_ld);
 
+/* kernels_family.c; see kernels.h. */
+void PD_KERNEL(pd_layer)(uint32_t rows, uint32_t width, const float *x, const float *w,
+                         const float *b, float eps, void *out, bool half);
+void PD_KERNEL(pd_layer_back)(uint32_t rows, uint32_t width, const float *x, const float *w,
+                              float eps, const float *dy, float *dx);
+void PD_KERNEL(pd_bias)(uint32_t rows, uint32_t n, const float *b, float *y, size_t y_ld);
+void PD_KERNEL(pd_norm_heads)(uint32_t rows, uint32_t n, uint32_t width, const float *w, float eps,
+                              float *x, size_t ld);
+void PD_KERNEL(pd_norm_heads_back)(uint32_t rows, uint32_t n, uint32_t width, const float *w,
+                                   float eps, const float *raw, size_t raw_ld, float *d);
+void PD_KERNEL(pd_act)(pd_activation kind, size_t n, const float *x, void *out, bool half);
+void PD_KERNEL(pd_act_back)(pd_activation kind, size_t n, const float *x, const float *dact,
+                            float *dx);
+
 void PD_KERNEL(pd_attend)(const pd_attend *a);
 void PD_KERNEL(pd_attend_back)(const pd_attend_back *a);
 

@@ -183,6 +183,9 @@ pd_err pd_info_check(const pd_model_info *i) {
                            counts[k].n, counts[k].what, counts[k].max);
     if (!(i->eps >= 0.0f && i->eps < 1.0f))
         return pd_fail(PD_EFORMAT, "the norms' epsilon is not a small number");
+    if (i->no_gate == (i->activation == PD_ACT_SILU))
+        return pd_fail(PD_EUNSUPPORTED, "an activation that is not done %s a gate",
+                       i->no_gate ? "without" : "with");
     bool turns = i->position != PD_POSITION_LEARNED;
     if (turns && !(i->rope_base > 0.0f && i->rope_base < 1e12f))
         return pd_fail(PD_EFORMAT, "the base of the rotary frequencies is not a positive number");

@@ -32,6 +32,27 @@ static const struct {
     pd_model_info info;
 } archs[] = {
     {"llama", false, {.position = PD_POSITION_PAIRS}},
+    {"qwen2", false, {.position = PD_POSITION_HALVES, .qkv_bias = true}},
+    {"qwen3", false, {.position = PD_POSITION_HALVES, .qk_norm = true}},
+    {"gpt2",
+     true,
+     {.norm = PD_NORM_LAYER,
+      .activation = PD_ACT_GELU_TANH,
+      .no_gate = true,
+      .qkv_bias = true,
+      .o_bias = true,
+      .ffn_bias = true,
+      .position = PD_POSITION_LEARNED}},
+    {"gptneox",
+     true,
+     {.norm = PD_NORM_LAYER,
+      .activation = PD_ACT_GELU,
+      .no_gate = true,
+      .qkv_bias = true,
+      .o_bias = true,
+      .ffn_bias = true,
+      .parallel = true,
+      .position = PD_POSITION_HALVES}},
 };
 
 /* ---- keys ---- */
@@ -103,6 +124,29 @@ static pd_err read_heads(gguf_weights *w) {
     return e;
 }
 
+static bool is(pd_str s, const char *text) {
+    return s.n == strlen(text) && memcmp(s.p, text, s.n) == 0;
+}
+
+/* Linear scaling by key.  Llama 3's has no key: its file brings the divisors, as rope_freqs.weight.
+ */
+static pd_err read_scaling(gguf_weights *w) {
+    pd_model_info *i = &w->base.info;
+    char key[KEY], text[32];
+    double factor = 0.0;
+    pd_str type;
+    if (!pd_gguf_str(w->g, key_of(i, "rope.scaling.type", key), &type) || is(type, "none"))
+        return PD_OK;
+    copy_text(text, sizeof text, type);
+    if (!is(type, "linear"))
+        return pd_fail(PD_EUNSUPPORTED, "rope scaling of type %s is not done here", text);
+    if (!pd_gguf_f64(w->g, key_of(i, "rope.scaling.factor", key), &factor) ||
+        !(factor >= 1.0 && factor < 1e6))
+        return pd_fail(PD_EFORMAT, "%s is missing or not a factor", key);
+    pd_rope_linear(i, factor);
+    return PD_OK;
+}
+
 static pd_err read_rope(gguf_weights *w) {
     pd_model_info *i = &w->base.info;
     char key[KEY];
@@ -111,20 +155,37 @@ static pd_err read_rope(gguf_weights *w) {
     double base = 10000.0;
     (void)pd_gguf_f64(w->g, key_of(i, "rope.freq_base", key), &base);
     i->rope_base = (float)base;
-    pd_str scaling;
-    if (pd_gguf_str(w->g, key_of(i, "rope.scaling.type", key), &scaling) &&
-        !(scaling.n == 4 && memcmp(scaling.p, "none", 4) == 0)) {
-        char text[32];
-        copy_text(text, sizeof text, scaling);
-        return pd_fail(PD_EUNSUPPORTED, "rope scaling of type %s is not done here", text);
-    }
     i->rotated = i->head_width;
     pd_err e = count_if(w, "rope.dimension_count", &i->rotated);
     if (!e && (i->rotated > i->head_width || i->rotated % 2))
         e = pd_fail(PD_EFORMAT,
                     "%s.rope.dimension_count %" PRIu32 " does not fit heads of %" PRIu32, i->arch,
                     i->rotated, i->head_width);
-    return e;
+    return e ? e : read_scaling(w);
+}
+
+/* A window that only some layers have, as Gemma's, is not done. */
+static pd_err read_window(gguf_weights *w) {
+    pd_model_info *i = &w->base.info;
+    char key[KEY];
+    size_t n;
+    uint64_t v;
+    key_of(i, "attention.sliding_window_pattern", key);
+    if (pd_gguf_count(w->g, key, &n) || pd_gguf_u64(w->g, key, &v))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "windows of attention that differ between layers are not done here");
+    if (pd_gguf_count(w->g, key_of(i, "attention.sliding_window", key), &n))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "windows of attention that differ between layers are not done here");
+    return count_if(w, "attention.sliding_window", &i->window);
+}
+
+/* Whether attention and feed-forward part run from one x is GPT-NeoX's to choose. */
+static void read_parallel(gguf_weights *w) {
+    char key[KEY];
+    if (w->base.info.parallel)
+        (void)pd_gguf_bool(w->g, key_of(&w->base.info, "use_parallel_residual", key),
+                           &w->base.info.parallel);
 }
 
 static pd_err read_arch(gguf_weights *w) {
@@ -143,7 +204,9 @@ static pd_err read_arch(gguf_weights *w) {
     for (size_t k = 0; k < sizeof archs / sizeof *archs; k++)
         if (strcmp(arch, archs[k].name) == 0)
             return PD_OK;
-    return pd_fail(PD_EUNSUPPORTED, "architecture %s is not done here (llama is)", arch);
+    return pd_fail(PD_EUNSUPPORTED,
+                   "architecture %s is not done here (llama, qwen2, qwen3, gpt2 and gptneox are)",
+                   arch);
 }
 
 static pd_err read_vocab(gguf_weights *w) {
@@ -187,6 +250,9 @@ static pd_err read_info(gguf_weights *w) {
         e = read_heads(w);
     if (!e)
         e = read_rope(w);
+    if (!e)
+        e = read_window(w);
+    read_parallel(w);
     if (!e)
         e = read_vocab(w);
     return e ? e : pd_info_check(i);
@@ -287,8 +353,28 @@ static pd_err place_slot(gguf_weights *w, pd_slot s) {
     return e;
 }
 
+/* Divisors of the rotary frequencies, beside what a key says. */
+static pd_err read_divisors(gguf_weights *w) {
+    pd_model_info *i = &w->base.info;
+    float divisor[PD_ROTATED_MAX / 2];
+    const pd_tensor *t = i->rotated ? pd_gguf_tensor(w->g, "rope_freqs.weight") : NULL;
+    if (!t)
+        return PD_OK;
+    pd_err e = check_shape(take(w, t->name), 1, i->rotated / 2);
+    if (!e)
+        e = check_type(t);
+    if (!e)
+        e = pd_quant_read(t->type, t->data, i->rotated / 2, divisor);
+    for (uint32_t k = 0; k < i->rotated / 2 && !e; k++) {
+        if (!(divisor[k] > 0.0f))
+            e = pd_fail(PD_EFORMAT, "%s holds a divisor that is not positive", t->name);
+        i->rope_divisor[k] = divisor[k] * (i->rope_divisor[k] > 0.0f ? i->rope_divisor[k] : 1.0f);
+    }
+    return e ? e : pd_info_check(i);
+}
+
 static pd_err place_all(gguf_weights *w) {
-    pd_err e = PD_OK;
+    pd_err e = read_divisors(w);
     for (pd_slot s = {.role = PD_ROLES}; !e && pd_slot_next(&w->base.info, &s);)
         e = place_slot(w, s);
     for (size_t i = 0; i < pd_gguf_tensors(w->g) && !e; i++)

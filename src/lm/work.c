@@ -38,6 +38,7 @@ static bool size_work(pd_work *w, const pd_model *m) {
             PD_LANES; /* not a power of two: rows of kt fall into different sets */
     w->x = take(w, rows * i->width * f, &ok);
     w->h = take(w, rows * i->width * product, &ok);
+    w->h_ffn = i->parallel ? take(w, rows * i->width * product, &ok) : w->h;
     w->qkv = take(w, (rows * (h->n + 2 * h->n_kv) * h->width + PD_LANES) * f, &ok);
     w->kt = take(w, h->n_kv * (h->width * w->ld + PD_KEYS_PAD) * f, &ok);
     w->v = take(w, (size_t)h->n_kv * w->ld * h->padded * f, &ok);
@@ -45,7 +46,7 @@ static bool size_work(pd_work *w, const pd_model *m) {
     /* Reverse mode looks at all of them. */
     w->ffn_rows = w->backward || w->max_rows < PD_FFN_ROWS ? w->max_rows : PD_FFN_ROWS;
     size_t ffn = pd_gemm_rows(w->ffn_rows);
-    w->gu = take(w, ffn * 2 * i->ff * f, &ok);
+    w->gu = take(w, ffn * (i->no_gate ? 1 : 2) * i->ff * f, &ok);
     w->act = take(w, ffn * i->ff * product, &ok);
     w->tasks = take(w, w->max_rows * sizeof(pd_task), &ok);
     w->hs = take(w, predictions * i->width * product, &ok);

@@ -384,13 +384,13 @@ START_TEST(what_is_not_done_is_refused_by_name) {
         pd_err code;
         const char *names;
     } cases_bad[] = {
-        {{.arch = "gpt2"}, PD_EUNSUPPORTED, "gpt2"},
+        {{.arch = "mamba"}, PD_EUNSUPPORTED, "mamba"},
         {{.skip = "blk.1.ffn_up.weight"}, PD_EFORMAT, "blk.1.ffn_up.weight"},
         {{.skip = "output_norm.weight"}, PD_EFORMAT, "output_norm.weight"},
         {{.odd = "blk.0.attn_q.weight"}, PD_EFORMAT, "blk.0.attn_q.weight"},
         {{.odd = "output.weight"}, PD_EFORMAT, "output.weight"},
         {{.extra = "blk.0.attn_q.bias"}, PD_EUNSUPPORTED, "blk.0.attn_q.bias"},
-        {{.extra = "rope_freqs.weight"}, PD_EUNSUPPORTED, "rope_freqs.weight"},
+        {{.extra = "rope_freqs.weight"}, PD_EFORMAT, "rope_freqs.weight"},
         {{.key = "llama.attention.head_count_kv", .value = 3}, PD_EFORMAT, "3 key heads"},
         {{.key = "llama.block_count", .value = 0}, PD_EUNSUPPORTED, "llama.block_count"},
         {{.key = "llama.block_count", .value = 3}, PD_EFORMAT, "blk.2."},
