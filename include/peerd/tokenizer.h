@@ -3,7 +3,7 @@
  *   data > TOKENS > loss pair > byte > ledger > gossip > replay > weights
  *
  * Of a GGUF file two kinds: `gpt2`, byte-level BPE [1] (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`,
- * `default`, by PCRE2) and `llama`, SentencePiece-style BPE by score with byte fallback.  Of a folder's tokenizer.json:
+ * `qwen2`, `llama-bpe`, `default`, by PCRE2) and `llama`, SentencePiece-style BPE by score with byte fallback.  Of a folder's tokenizer.json:
  * BPE by merges, over bytes (ByteLevel behind Split, Digits and NFC) or characters (Metaspace, or Prepend and Replace,
  * with byte fallback).  Anything else is refused by name.  Ids equal llama.cpp's and the `tokenizers` package's on the
  * test vectors; merging takes n log n, whatever the text.  A tokenizer is read-only after open (any thread may use it)

@@ -107,9 +107,10 @@ void tok_lists_free(tok_lists *l);
 
 /* ---- words ---- */
 
-/* The pre-tokenizer of a GGUF file by its name.  Errors: PD_EUNSUPPORTED (the text names the
+/* The pre-tokenizer of a GGUF file by its name.  *llama3: a file of it adds BOS unless it says
+ * otherwise, and does not cut a word that is a token.  Errors: PD_EUNSUPPORTED (the text names the
  * pre-tokenizer), PD_ENOMEM. */
-PD_CHECKED pd_err tok_split_open(pd_str pre, tok_split **out);
+PD_CHECKED pd_err tok_split_open(pd_str pre, tok_split **out, bool *llama3);
 void tok_split_close(tok_split *s);
 
 /* Put one more pattern behind the others; *s is made where it is NULL.  No pattern at all leaves a

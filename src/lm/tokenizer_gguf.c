@@ -58,7 +58,7 @@ static pd_err read_scores(const pd_gguf *g, tok_lists *l) {
 }
 
 /* Which tokens mean what; llama.cpp's defaults where a file is silent: SPM adds BOS and a leading
- * space, BPE neither. */
+ * space, BPE neither, but Llama 3's pre-tokenizer the BOS. */
 static pd_err read_rules(const pd_gguf *g, size_t n, pd_tokenizer *t) {
     bool spm = t->kind == TOK_SPM;
     pd_err e = read_id(g, KEY("bos_token_id"), n, &t->bos);
@@ -69,7 +69,7 @@ static pd_err read_rules(const pd_gguf *g, size_t n, pd_tokenizer *t) {
     if (e)
         return e;
     bool space = spm;
-    t->adds_bos = spm;
+    t->adds_bos = spm || (t->whole_words && t->bos != TOK_NONE);
     pd_gguf_bool(g, KEY("add_space_prefix"), &space);
     t->space = space && spm ? TOK_SPACE_ALWAYS : TOK_SPACE_NONE;
     if (pd_gguf_bool(g, KEY("add_bos_token"), &t->adds_bos) && t->adds_bos && t->bos == TOK_NONE)
@@ -127,7 +127,7 @@ static pd_err read_all(const pd_gguf *g, pd_tokenizer *t, tok_lists *l) {
     if (!e && t->kind == TOK_SPM)
         e = read_scores(g, l);
     if (!e && t->kind == TOK_BPE)
-        e = tok_split_open(l->pre, &t->split);
+        e = tok_split_open(l->pre, &t->split, &t->whole_words);
     if (!e && t->kind == TOK_BPE)
         e = read_merges(g, l);
     if (!e)

@@ -24,17 +24,26 @@
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" TOK_WHITE "\\p{L}\\p{N}]+|[" TOK_WHITE      \
     "]+(?![^" TOK_WHITE "])|[" TOK_WHITE "]+"
 
+/* Llama 3's, and with `numbers` "\\p{N}" Qwen2's, as their authors published them. */
+#define LLAMA3(numbers)                                                                            \
+    "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers            \
+    "| ?[^" TOK_WHITE "\\p{L}\\p{N}]+[\\r\\n]*|[" TOK_WHITE "]*[\\r\\n]+|[" TOK_WHITE              \
+    "]+(?![^" TOK_WHITE "])|[" TOK_WHITE "]+"
+
 const char *const tok_split_gpt2 = GPT2;
 
 enum { PATTERNS_MAX = 8, PATTERN_BYTES_MAX = 4096 };
 
 static const struct {
     const char *name;
+    bool llama3; /* its two rules besides */
     const char *patterns[PATTERNS_MAX];
 } known[] = {
-    {"gpt-2", {GPT2}},
-    {"smollm", {"\\p{N}", GPT2}},
-    {"default", {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2", false, {GPT2}},
+    {"smollm", false, {"\\p{N}", GPT2}},
+    {"qwen2", false, {LLAMA3("\\p{N}")}},
+    {"llama-bpe", true, {LLAMA3("\\p{N}{1,3}")}},
+    {"default", false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
 };
 
 struct tok_split {
@@ -77,19 +86,21 @@ pd_err tok_split_add(tok_split **split, const char *pattern, bool literal, bool 
     return PD_OK;
 }
 
-pd_err tok_split_open(pd_str pre, tok_split **out) {
+pd_err tok_split_open(pd_str pre, tok_split **out, bool *llama3) {
     char shown[PD_SHOW_ROOM];
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (pre.n != strlen(known[i].name) || memcmp(pre.p, known[i].name, pre.n) != 0)
             continue;
         pd_err e = PD_OK;
+        *llama3 = known[i].llama3;
         for (int k = 0; !e && k < PATTERNS_MAX && known[i].patterns[k]; k++)
             e = tok_split_add(out, known[i].patterns[k], false, false);
         assert(e != PD_EUNSUPPORTED); /* the patterns are ours */
         return e;
     }
     return pd_fail(PD_EUNSUPPORTED,
-                   "pre-tokenizer %s is not supported (gpt-2, smollm and default are)",
+                   "pre-tokenizer %s is not supported (gpt-2, smollm, qwen2, llama-bpe and "
+                   "default are)",
                    pd_show(pre.p, pre.n, shown));
 }
 

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 static const pd_command_help help = {
-    .usage = "peerd init DIR --model FILE --data FILE --calibrate FILE",
+    .usage = "peerd init DIR --model PATH --data FILE --calibrate FILE",
     .what = "Make a new run and DIR, its founder's node. The calibration text gives the run its "
             "basis and its start\n"
             "adapter; both are a summary of that text and go to every member, so take public or "

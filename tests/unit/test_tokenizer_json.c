@@ -72,6 +72,90 @@ START_TEST(ids_match_the_vectors) {
 }
 END_TEST
 
+/* The vocabulary of a tokenizer.json as a GGUF file's. */
+static pd_tokenizer *open_as_gguf(const char *name, const char *pre) {
+    static const char *tokens[512], *merges[512];
+    static char lines[512][64];
+    static int32_t types[512];
+    char rel[128];
+    uint8_t *text;
+    size_t n, n_merges = 0;
+    const cJSON *x;
+    snprintf(rel, sizeof rel, "tests/vectors/hf/%s.json", name);
+    ck_assert_int_eq(pd_file_read(pd_test_path(rel), 1 << 20, &text, &n), PD_OK);
+    cJSON *j = cJSON_Parse((char *)text);
+    const cJSON *model = cJSON_GetObjectItem(j, "model");
+    for (n = 0; n < 512; n++) {
+        tokens[n] = "";
+        types[n] = 5;
+    }
+    n = 0;
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(model, "vocab")) {
+        size_t id = (size_t)x->valueint;
+        tokens[id] = x->string;
+        types[id] = 1;
+        n = id >= n ? id + 1 : n;
+    }
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(j, "added_tokens")) {
+        size_t id = (size_t)cJSON_GetObjectItem(x, "id")->valueint;
+        tokens[id] = cJSON_GetStringValue(cJSON_GetObjectItem(x, "content"));
+        types[id] = cJSON_IsTrue(cJSON_GetObjectItem(x, "special")) ? 3 : 4;
+        n = id >= n ? id + 1 : n;
+    }
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(model, "merges")) {
+        snprintf(lines[n_merges], 64, "%s %s", x->child->valuestring, x->child->next->valuestring);
+        merges[n_merges] = lines[n_merges];
+        n_merges++;
+    }
+    gw w = gw_new();
+    gw_str(&w, "tokenizer.ggml.model", "gpt2");
+    gw_str(&w, "tokenizer.ggml.pre", pre);
+    gw_strs(&w, "tokenizer.ggml.tokens", tokens, n);
+    gw_i32s(&w, "tokenizer.ggml.token_type", types, n);
+    gw_strs(&w, "tokenizer.ggml.merges", merges, n_merges);
+    gw_u32(&w, "tokenizer.ggml.bos_token_id", 256);
+    gw_save(&w, path);
+    cJSON_Delete(j);
+    free(text);
+    pd_gguf *g;
+    pd_tokenizer *t;
+    ck_assert_int_eq(pd_gguf_open(path, &g), PD_OK);
+    ck_assert_msg(pd_tokenizer_open(g, &t) == PD_OK, "%s", pd_fail_text());
+    pd_gguf_close(g);
+    return t;
+}
+
+/* What only tokenizer.json does: normal forms, and 's with a long s. */
+static bool is_plain(const char *text) {
+    return !strstr(text, "\u017f") && !strstr(text, "\u0301") && !strstr(text, "\u1100");
+}
+
+/* A family has one set of ids, whichever file its tokenizer comes from. */
+START_TEST(gguf_files_of_the_same_vocabulary_give_the_same_ids) {
+    static const char *const pairs[][2] = {
+        {"gpt2", "gpt-2"}, {"smollm", "smollm"}, {"qwen2", "qwen2"}, {"llama3", "llama-bpe"}};
+    for (int i = 0; i < 4; i++) {
+        char rel[128];
+        uint8_t *lines;
+        size_t n;
+        pd_tokenizer *t = open_as_gguf(pairs[i][0], pairs[i][1]);
+        ck_assert(pd_tokenizer_adds_bos(t) == (i == 3));
+        snprintf(rel, sizeof rel, "tests/vectors/hf/%s.jsonl", pairs[i][0]);
+        ck_assert_int_eq(pd_file_read(pd_test_path(rel), 1 << 20, &lines, &n), PD_OK);
+        for (char *line = strtok((char *)lines, "\n"); line; line = strtok(NULL, "\n")) {
+            cJSON *j = cJSON_Parse(line);
+            const char *text = cJSON_GetStringValue(cJSON_GetObjectItem(j, "text"));
+            ck_assert_msg(!is_plain(text) ||
+                              same_ids(t, text, false, cJSON_GetObjectItem(j, "ids")),
+                          "%s: other ids for: %s", pairs[i][1], line);
+            cJSON_Delete(j);
+        }
+        free(lines);
+        pd_tokenizer_close(t);
+    }
+}
+END_TEST
+
 /* ---- small files, written here ---- */
 
 #define MODEL(vocab, merges, more)                                                                 \
@@ -399,6 +483,7 @@ static void add_tests(TCase *tc) {
     close(mkstemp(beside));
     atexit(remove_files);
     tcase_add_loop_test(tc, ids_match_the_vectors, 0, sizeof families / sizeof *families);
+    tcase_add_test(tc, gguf_files_of_the_same_vocabulary_give_the_same_ids);
     tcase_add_test(tc, models_that_are_not_ours_are_refused);
     tcase_add_test(tc, parts_that_are_not_ours_are_refused_by_name);
     tcase_add_test(tc, patterns_that_mean_something_else_here_are_refused);
