@@ -9,7 +9,7 @@ set -eu
 
 # Compiler and build, the libraries of meson.build, and what the examples fetch their model and data with.
 wanted="gcc libc6-dev meson ninja-build pkg-config
-        libzmq3-dev libsodium-dev libsqlite3-dev libxxhash-dev libdnnl-dev libpcre2-dev libcjson-dev check
+        libzmq3-dev libsodium-dev libsqlite3-dev libxxhash-dev libdnnl-dev libpcre2-dev libutf8proc-dev libcjson-dev check
         python3 python3-pip $*"
 
 die() {

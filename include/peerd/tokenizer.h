@@ -1,12 +1,13 @@
-/* tokenizer.h - text to token ids and back, from the tokenizer embedded in a GGUF file.
+/* tokenizer.h - text to token ids and back, by the tokenizer of a GGUF file or of a Hugging Face folder.
  *
  *   data > TOKENS > loss pair > byte > ledger > gossip > replay > weights
  *
- * Two kinds: `gpt2`, byte-level BPE [1] (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`, `default`, by PCRE2)
- * and `llama`, SentencePiece-style BPE by score with byte fallback.  Any other kind or pre-tokenizer is refused by
- * name.  Ids equal llama.cpp's on the test vectors; merging takes n log n, whatever the text.  A tokenizer is read-only
- * after open (any thread may use it) and keeps nothing of the file it was read from; encode allocates a scratch of its
- * own and frees it.
+ * Of a GGUF file two kinds: `gpt2`, byte-level BPE [1] (ranks from the merges; pre-tokenizers `smollm`, `gpt-2`,
+ * `qwen2`, `llama-bpe`, `default`, by PCRE2) and `llama`, SentencePiece-style BPE by score with byte fallback.  Of a folder's tokenizer.json:
+ * BPE by merges, over bytes (ByteLevel behind Split, Digits and NFC) or characters (Metaspace, or Prepend and Replace,
+ * with byte fallback).  Anything else is refused by name.  Ids equal llama.cpp's and the `tokenizers` package's on the
+ * test vectors; merging takes n log n, whatever the text.  A tokenizer is read-only after open (any thread may use it)
+ * and keeps nothing of the file it was read from; encode allocates a scratch of its own and frees it.
  *
  * [1] Sennrich, Haddow, Birch 2016, Neural machine translation of rare words with subword units, 1508.07909
  */
@@ -26,6 +27,22 @@ enum { PD_TOKENIZER_TEXT_MAX = 1 << 26 };
  */
 PD_CHECKED pd_err pd_tokenizer_open(const pd_gguf *g, pd_tokenizer **out);
 void pd_tokenizer_close(pd_tokenizer *t);
+
+/* Paths of a folder's files; all but the first may be NULL: not there. */
+typedef struct pd_tokenizer_files {
+    const char *tokenizer; /* tokenizer.json: vocabulary, merges and rules */
+    const char *settings;  /* tokenizer_config.json: names of BOS and EOS, add_bos_token, chat template */
+    const char *config;    /* config.json: their ids, where the settings name none */
+    const char *chat;      /* chat_template.jinja: the chat template, before the settings' */
+} pd_tokenizer_files;
+
+/* Read the tokenizer of a folder.  gives *out.
+ * Errors: PD_ENOENT, PD_EIO, PD_EUNSUPPORTED (a model that is not BPE, a normaliser, pre-tokenizer, post-processor,
+ *         pattern or flag of an added token that is not done; named), PD_EFORMAT (no JSON, too large, a list missing,
+ *         an id twice or out of range, a merge or name of a token that is not there), PD_ENOMEM.  The text names the
+ *         file.
+ */
+PD_CHECKED pd_err pd_tokenizer_open_json(const pd_tokenizer_files *files, pd_tokenizer **out);
 
 /* Token ids of a text.
  *

@@ -74,7 +74,7 @@ static pd_err put(sink *s, const uint32_t *ids, size_t n, uint32_t scored) {
 }
 
 static pd_err put_marker(sink *s, uint32_t id, uint32_t scored) {
-    s->fresh = true;
+    s->fresh = s->t->space != TOK_SPACE_FIRST;
     return put(s, &id, 1, scored);
 }
 
@@ -170,7 +170,9 @@ static pd_err llama2_turn(sink *s, const char *role, const char *content, const 
 
 pd_err tok_chat_encode(const pd_tokenizer *t, const tok_turn *turns, size_t n, tok_ids *ids,
                        tok_ids *scored) {
-    sink s = {t, ids, scored, true};
+    /* Llama 2's form begins with BOS, so its first words are not the text's. */
+    bool fresh = t->space != TOK_SPACE_FIRST || t->chat != PD_CHAT_LLAMA2;
+    sink s = {t, ids, scored, fresh};
     const char *system = NULL;
     if (t->chat == PD_CHAT_NONE)
         return pd_fail(

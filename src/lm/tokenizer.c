@@ -1,4 +1,5 @@
-/* tokenizer.c - the vocabulary of a GGUF file and its rules: read, checked, copied.
+/* tokenizer.c - the vocabulary and its rules, from whatever file they came: checked, copied,
+ * digested.
  *
  * Lists are copied and checked at open, so that encoding (tokenizer_encode.c) meets no id that is
  * not there and the file can be closed.
@@ -13,17 +14,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define KEY(name) "tokenizer.ggml." name
-
-/* What open reads and throws away. */
-typedef struct lists {
-    pd_str kind, pre;
-    pd_str *tokens, *merges;
-    int32_t *types;
-    float *scores;
-    size_t n, n_merges;
-} lists;
 
 /* ---- vocabulary ---- */
 
@@ -155,10 +145,15 @@ static void fill_bytes(pd_tokenizer *t) {
     }
 }
 
+/* Longest first, as llama.cpp looks for them; for tokenizer.json's rule, the leftmost and of these
+ * the longest, grouped by the first byte. */
 static int longest_first(const void *a, const void *b, void *ctx) {
     const pd_tokenizer *t = ctx;
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     size_t nx = t->text[x].n, ny = t->text[y].n;
+    uint8_t cx = (uint8_t)t->text[x].p[0], cy = (uint8_t)t->text[y].p[0];
+    if (t->json && cx != cy)
+        return cx < cy ? -1 : 1;
     return nx != ny ? (nx < ny) - (nx > ny) : (x > y) - (x < y);
 }
 
@@ -168,9 +163,13 @@ static void fill_specials(pd_tokenizer *t) {
             t->text[i].n)
             t->specials[t->n_specials++] = i;
     qsort_r(t->specials, t->n_specials, sizeof *t->specials, longest_first, t);
+    for (size_t i = 0; i < t->n_specials; i++)
+        t->special_at[(uint8_t)t->text[t->specials[i]].p[0] + 1]++;
+    for (unsigned b = 0; b < 256; b++)
+        t->special_at[b + 1] += t->special_at[b];
 }
 
-static pd_err copy_tokens(pd_tokenizer *t, const lists *l) {
+static pd_err copy_tokens(pd_tokenizer *t, const tok_lists *l) {
     size_t bytes = 0, slots = 64;
     for (size_t i = 0; i < l->n; i++)
         bytes += l->tokens[i].n;
@@ -210,7 +209,7 @@ static pd_err copy_tokens(pd_tokenizer *t, const lists *l) {
 
 /* Scores to ranks: the float's bits in numeric order, turned round, because the highest score is
  * joined first. */
-static pd_err copy_scores(pd_tokenizer *t, const lists *l) {
+static pd_err copy_scores(pd_tokenizer *t, const tok_lists *l) {
     t->order = malloc(l->n * sizeof *t->order);
     if (!t->order)
         return pd_fail(PD_ENOMEM, "no memory for the tokenizer's %zu scores", l->n);
@@ -225,76 +224,7 @@ static pd_err copy_scores(pd_tokenizer *t, const lists *l) {
     return PD_OK;
 }
 
-/* ---- open ---- */
-
-static pd_err read_id(const pd_gguf *g, const char *key, size_t n, uint32_t *out) {
-    uint64_t id;
-    *out = TOK_NONE;
-    if (!pd_gguf_u64(g, key, &id))
-        return PD_OK;
-    if (id >= n)
-        return pd_fail(PD_EFORMAT, "%s is %llu, but there are %zu tokens", key,
-                       (unsigned long long)id, n);
-    *out = (uint32_t)id;
-    return PD_OK;
-}
-
-static pd_err read_list_of_strs(const pd_gguf *g, const char *key, pd_str **out, size_t *n) {
-    if (!pd_gguf_count(g, key, n) || *n == 0 || *n >= INT32_MAX)
-        return pd_fail(PD_EFORMAT, "the file has no %s", key);
-    *out = calloc(*n, sizeof **out);
-    if (!*out)
-        return pd_fail(PD_ENOMEM, "no memory for %zu strings of %s", *n, key);
-    return pd_gguf_strs(g, key, *out, *n) ? PD_OK
-                                          : pd_fail(PD_EFORMAT, "%s is not a list of strings", key);
-}
-
-static pd_err read_types(const pd_gguf *g, lists *l) {
-    size_t n;
-    if (!pd_gguf_count(g, KEY("token_type"), &n))
-        return PD_OK; /* all normal */
-    l->types = calloc(l->n, sizeof *l->types);
-    if (!l->types)
-        return pd_fail(PD_ENOMEM, "no memory for %zu token types", l->n);
-    if (!pd_gguf_i32s(g, KEY("token_type"), l->types, l->n))
-        return pd_fail(PD_EFORMAT, KEY("token_type") " is not a list of %zu integers, one a token",
-                       l->n);
-    for (size_t i = 0; i < l->n; i++)
-        if (l->types[i] < 0 || l->types[i] > TOK_BYTE)
-            return pd_fail(PD_EFORMAT, "token %zu has type %d, which GGUF does not define", i,
-                           l->types[i]);
-    return PD_OK;
-}
-
-static pd_err read_scores(const pd_gguf *g, lists *l) {
-    l->scores = calloc(l->n, sizeof *l->scores);
-    if (!l->scores)
-        return pd_fail(PD_ENOMEM, "no memory for %zu scores", l->n);
-    if (!pd_gguf_f32s(g, KEY("scores"), l->scores, l->n))
-        return pd_fail(PD_EFORMAT, KEY("scores") " is not a list of %zu float32, one a token",
-                       l->n);
-    return PD_OK;
-}
-
-/* Which tokens mean what; llama.cpp's defaults where a file is silent: SPM adds BOS and a leading
- * space, BPE neither. */
-static pd_err read_rules(const pd_gguf *g, pd_tokenizer *t) {
-    bool spm = t->kind == TOK_SPM;
-    pd_err e = read_id(g, KEY("bos_token_id"), t->n, &t->bos);
-    if (!e)
-        e = read_id(g, KEY("eos_token_id"), t->n, &t->eos);
-    if (!e)
-        e = read_id(g, KEY("unknown_token_id"), t->n, &t->unknown);
-    if (e)
-        return e;
-    t->adds_space = t->adds_bos = spm;
-    pd_gguf_bool(g, KEY("add_space_prefix"), &t->adds_space);
-    t->adds_space = t->adds_space && spm;
-    if (pd_gguf_bool(g, KEY("add_bos_token"), &t->adds_bos) && t->adds_bos && t->bos == TOK_NONE)
-        return pd_fail(PD_EFORMAT, "the tokenizer asks for a BOS token but names none");
-    t->adds_bos = t->adds_bos && t->bos != TOK_NONE;
-    return PD_OK;
-}
+/* ---- the whole ---- */
 
 static void hash_str(pd_hash *h, pd_str s) {
     uint8_t n[8];
@@ -303,9 +233,23 @@ static void hash_str(pd_hash *h, pd_str s) {
     pd_hash_add(h, s.p, s.n);
 }
 
+/* As GGUF's list has it, "left right" in one string; tokens of tokenizer.json may hold spaces. */
+static void hash_merge(pd_hash *h, const tok_pair_text *m, bool apart) {
+    uint8_t n[8];
+    pd_store64(n, m->left.n + (apart ? 0 : 1 + m->right.n));
+    pd_hash_add(h, n, 8);
+    pd_hash_add(h, m->left.p, m->left.n);
+    if (!apart) {
+        pd_hash_add(h, " ", 1);
+        pd_hash_add(h, m->right.p, m->right.n);
+    } else {
+        hash_str(h, m->right);
+    }
+}
+
 /* "peerd.tokenizer.v1" | kind | pre | n | tokens | types | per SPM token its order | n merges |
  * merges | rules */
-static void make_digest(pd_tokenizer *t, const lists *l) {
+static void make_digest(pd_tokenizer *t, const tok_lists *l) {
     uint8_t b[24];
     pd_hash h;
     pd_hash_init(&h);
@@ -323,75 +267,31 @@ static void make_digest(pd_tokenizer *t, const lists *l) {
     pd_store64(b, l->n_merges);
     pd_hash_add(&h, b, 8);
     for (size_t i = 0; i < l->n_merges; i++)
-        hash_str(&h, l->merges[i]);
+        hash_merge(&h, &l->merges[i], t->json);
     pd_writer w = pd_writer_of(b, sizeof b);
     pd_put_u32(&w, t->bos);
     pd_put_u32(&w, t->unknown);
     pd_put_u8(&w, t->adds_bos);
-    pd_put_u8(&w, t->adds_space);
+    pd_put_u8(&w, (uint8_t)t->space);
     pd_hash_add(&h, b, (size_t)(w.p - b));
     pd_hash_end(&h, t->digest);
 }
 
-static pd_err read_kind(const pd_gguf *g, pd_tokenizer *t, lists *l) {
-    char shown[PD_SHOW_ROOM];
-    if (!pd_gguf_str(g, KEY("model"), &l->kind))
-        return pd_fail(PD_EFORMAT,
-                       "the file has no tokenizer (" KEY("model") "): use a file of a whole model");
-    if (l->kind.n == 4 && memcmp(l->kind.p, "gpt2", 4) == 0) {
-        t->kind = TOK_BPE;
-        if (!pd_gguf_str(g, KEY("pre"), &l->pre))
-            l->pre = (pd_str){"default", 7};
-        return PD_OK;
-    }
-    t->kind = TOK_SPM;
-    l->pre = (pd_str){"", 0}; /* SPM has no use for it, whatever the file says */
-    if (l->kind.n == 5 && memcmp(l->kind.p, "llama", 5) == 0)
-        return PD_OK;
-    return pd_fail(PD_EUNSUPPORTED, "tokenizer %s is not supported (gpt2 and llama are)",
-                   pd_show(l->kind.p, l->kind.n, shown));
+pd_err tok_build(pd_tokenizer *t, const tok_lists *l) {
+    pd_err e = copy_tokens(t, l);
+    if (!e)
+        e = l->scores ? copy_scores(t, l) : tok_merges_open(t, l->merges, l->n_merges);
+    if (!e)
+        make_digest(t, l);
+    return e;
 }
 
-static pd_err read_all(const pd_gguf *g, pd_tokenizer *t, lists *l) {
-    pd_str template = {"", 0};
-    pd_err e = read_kind(g, t, l);
-    if (!e)
-        e = read_list_of_strs(g, KEY("tokens"), &l->tokens, &l->n);
-    if (!e)
-        e = read_types(g, l);
-    if (!e && t->kind == TOK_SPM)
-        e = read_scores(g, l);
-    if (!e && t->kind == TOK_BPE)
-        e = tok_split_open(l->pre, &t->split);
-    if (!e && t->kind == TOK_BPE)
-        e = read_list_of_strs(g, KEY("merges"), &l->merges, &l->n_merges);
-    if (!e)
-        e = copy_tokens(t, l);
-    if (!e)
-        e = read_rules(g, t);
-    if (!e)
-        e = t->kind == TOK_SPM ? copy_scores(t, l) : tok_merges_open(t, l->merges, l->n_merges);
-    if (e)
-        return e;
-    make_digest(t, l);
-    pd_gguf_str(g, "tokenizer.chat_template", &template);
-    return tok_chat_open(t, template);
-}
-
-pd_err pd_tokenizer_open(const pd_gguf *g, pd_tokenizer **out) {
-    lists l = {0};
-    pd_tokenizer *t = calloc(1, sizeof *t);
-    pd_err e = t ? read_all(g, t, &l) : pd_fail(PD_ENOMEM, "no memory for a tokenizer");
-    free(l.tokens);
-    free(l.merges);
-    free(l.types);
-    free(l.scores);
-    if (e) {
-        pd_tokenizer_close(t);
-        return e;
-    }
-    *out = t;
-    return PD_OK;
+void tok_lists_free(tok_lists *l) {
+    free(l->tokens);
+    free(l->types);
+    free(l->scores);
+    free(l->merges);
+    *l = (tok_lists){0};
 }
 
 void pd_tokenizer_close(pd_tokenizer *t) {
@@ -404,6 +304,7 @@ void pd_tokenizer_close(pd_tokenizer *t) {
     free(t->piece_bytes);
     free(t->slots);
     free(t->specials);
+    free(t->late);
     free(t->merges);
     tok_split_close(t->split);
     free(t->order);

@@ -1,7 +1,7 @@
 /* tokenizer_merge.c - from symbols to tokens: the cheapest pair of neighbours is joined until no
  * pair is a token.
  *
- * Both kinds are one loop; they differ in what the symbols are (bytes, or characters), in what a
+ * All kinds are one loop; they differ in what the symbols are (bytes, or characters), in what a
  * pair makes (a merge of the file, or the token of the joined text) and in the order (the merge's
  * rank, or the token's score, highest first); ties go to the left.  Pairs wait in a binary heap as
  * rank << 32 | left.  A pair is not taken out when one of its halves is joined elsewhere: on its
@@ -45,36 +45,35 @@ bool tok_pair(const pd_tokenizer *t, uint32_t left, uint32_t right, uint32_t *ra
     }
 }
 
-/* "left right": the first space after the first byte parts them. */
-static pd_err add_merge(pd_tokenizer *t, pd_str line, uint32_t rank, char *joined) {
-    char shown[PD_SHOW_ROOM];
-    const char *space = line.n > 2 ? memchr(line.p + 1, ' ', line.n - 2) : NULL;
-    if (!space)
-        return pd_fail(PD_EFORMAT, "merge %u of the tokenizer is not two tokens", rank);
-    size_t n = (size_t)(space - line.p);
-    memcpy(joined, line.p, n);
-    memcpy(joined + n, space + 1, line.n - n - 1);
-    uint32_t left = tok_find(t, line.p, n), right = tok_find(t, space + 1, line.n - n - 1);
-    uint32_t made = tok_find(t, joined, line.n - 1);
+static pd_err add_merge(pd_tokenizer *t, const tok_pair_text *m, uint32_t rank, char *joined) {
+    char shown[PD_SHOW_ROOM], too[PD_SHOW_ROOM];
+    if (m->left.n)
+        memcpy(joined, m->left.p, m->left.n);
+    if (m->right.n)
+        memcpy(joined + m->left.n, m->right.p, m->right.n);
+    uint32_t left = tok_find(t, m->left.p, m->left.n), right = tok_find(t, m->right.p, m->right.n);
+    uint32_t made = tok_find(t, joined, m->left.n + m->right.n);
     if (left == TOK_NONE || right == TOK_NONE || made == TOK_NONE)
-        return pd_fail(PD_EFORMAT,
-                       "merge %u of the tokenizer (%s) names a token that is not in its list", rank,
-                       pd_show(line.p, line.n, shown));
+        return pd_fail(
+            PD_EFORMAT, "merge %u of the tokenizer (%s %s) names a token that is not in its list",
+            rank, pd_show(m->left.p, m->left.n, shown), pd_show(m->right.p, m->right.n, too));
     size_t i = pair_slot(t, left, right);
     while (t->merges[i].left != TOK_NONE &&
            (t->merges[i].left != left || t->merges[i].right != right))
         i = (i + 1) & t->merge_mask;
-    if (t->merges[i].left == TOK_NONE) /* of two equal merges the first counts */
+    /* Of two equal merges the first counts, or (as that library has it) tokenizer.json's last. */
+    if (t->json || t->merges[i].left == TOK_NONE)
         t->merges[i] = (tok_merge){left, right, rank, made};
     return PD_OK;
 }
 
-pd_err tok_merges_open(pd_tokenizer *t, const pd_str *merges, size_t n) {
+pd_err tok_merges_open(pd_tokenizer *t, const tok_pair_text *merges, size_t n) {
     size_t room = 64, longest = 0;
     while (room < 2 * n)
         room *= 2;
     for (size_t i = 0; i < n; i++)
-        longest = merges[i].n > longest ? merges[i].n : longest;
+        if (merges[i].left.n + merges[i].right.n > longest)
+            longest = merges[i].left.n + merges[i].right.n;
     char *joined = malloc(longest + 1);
     t->merges = malloc(room * sizeof *t->merges);
     pd_err e = joined && t->merges
@@ -85,7 +84,7 @@ pd_err tok_merges_open(pd_tokenizer *t, const pd_str *merges, size_t n) {
         memset(t->merges, 0xff, room * sizeof *t->merges);
     }
     for (size_t i = 0; !e && i < n; i++)
-        e = add_merge(t, merges[i], (uint32_t)i, joined);
+        e = add_merge(t, &merges[i], (uint32_t)i, joined);
     free(joined);
     return e;
 }
@@ -121,7 +120,7 @@ static uint64_t heap_pop(tok_work *w, size_t *n) {
 
 static bool pair_of(const pd_tokenizer *t, const char *p, const symbol *l, const symbol *r,
                     uint32_t *rank, uint32_t *made) {
-    if (t->kind == TOK_BPE)
+    if (t->merges)
         return tok_pair(t, l->id, r->id, rank, made);
     size_t n = (size_t)l->len + r->len;
     *made = n <= t->longest ? tok_find(t, p + l->at, n) : TOK_NONE;
@@ -153,30 +152,57 @@ static pd_err make_room(tok_work *w, size_t n) {
 void tok_work_free(tok_work *w) {
     free(w->symbols);
     free(w->heap);
+    free(w->spelled);
     w->symbols = NULL;
     w->heap = NULL;
+    w->spelled = NULL;
     w->room = 0;
+}
+
+/* tokenizer.json's rule for a character (or byte) without a token: its byte tokens if there are
+ * any, else the unknown token, one for a run of them where the file says so, else nothing at all,
+ * so that its neighbours meet. */
+static size_t put_unknown(const pd_tokenizer *t, tok_work *w, size_t k, const char *p, size_t at,
+                          size_t len) {
+    bool bytes = t->kind == TOK_SPM && t->byte_id[0] != TOK_NONE;
+    for (size_t i = 0; bytes && i < len; i++, k++)
+        w->symbols[k] = (symbol){(uint32_t)(at + i), 1, t->byte_id[(uint8_t)p[at + i]],
+                                 (uint32_t)k - 1, (uint32_t)k + 1};
+    if (bytes || t->unknown == TOK_NONE)
+        return k;
+    if (k && t->fuses_unknown && w->symbols[k - 1].id == t->unknown) {
+        w->symbols[k - 1].len += (uint32_t)len;
+        return k;
+    }
+    w->symbols[k] =
+        (symbol){(uint32_t)at, (uint32_t)len, t->unknown, (uint32_t)k - 1, (uint32_t)k + 1};
+    return k + 1;
 }
 
 /* BPE starts from bytes, SPM from characters (and from single bytes where the text is not UTF-8).
  */
 static size_t first_symbols(const pd_tokenizer *t, tok_work *w, const char *p, size_t n) {
-    size_t k = 0;
-    for (size_t at = 0; at < n; k++) {
+    size_t k = 0, len;
+    for (size_t at = 0; at < n; at += len) {
         uint8_t c = (uint8_t)p[at];
-        size_t len = t->kind == TOK_SPM ? pd_utf8_char(p + at, n - at) : 1;
+        len = t->kind == TOK_SPM ? pd_utf8_char(p + at, n - at) : 1;
         if (len == 0)
             len = 1;
         uint32_t id = t->kind == TOK_BPE ? t->byte_id[c] : tok_find(t, p + at, len);
+        if (id == TOK_NONE && t->json) {
+            k = put_unknown(t, w, k, p, at, len);
+            continue;
+        }
         w->symbols[k] = (symbol){(uint32_t)at, (uint32_t)len, id, (uint32_t)k - 1, (uint32_t)k + 1};
-        at += len;
+        k++;
     }
-    w->symbols[k - 1].next = TOK_NONE;
+    if (k)
+        w->symbols[k - 1].next = TOK_NONE;
     return k;
 }
 
-/* A symbol without a token: SPM spells it in byte tokens; byte-level BPE has no such byte and drops
- * it. */
+/* A symbol without a token, by llama.cpp's rule: SPM spells it in byte tokens; byte-level BPE has
+ * no such byte and drops it. */
 static pd_err put_symbol(const pd_tokenizer *t, tok_work *w, const char *p, const symbol *s) {
     if (s->id != TOK_NONE)
         return tok_append(&w->out, &s->id, 1);
@@ -191,14 +217,44 @@ static pd_err put_symbol(const pd_tokenizer *t, tok_work *w, const char *p, cons
     return e;
 }
 
+/* The token that a whole word is, or TOK_NONE.  Never a special one: contents do not become those.
+ */
+static pd_err whole_word(const pd_tokenizer *t, tok_work *w, const char *p, size_t n,
+                         uint32_t *id) {
+    size_t k = 0;
+    *id = TOK_NONE;
+    if (n > t->longest)
+        return PD_OK;
+    if (!w->spelled && !(w->spelled = malloc(t->longest + 1)))
+        return pd_fail(PD_ENOMEM, "no memory for a word");
+    for (size_t i = 0; i < n && t->kind == TOK_BPE; i++) {
+        uint32_t byte = t->byte_id[(uint8_t)p[i]];
+        if (byte == TOK_NONE || t->text[byte].n > t->longest - k)
+            return PD_OK;
+        memcpy(w->spelled + k, t->text[byte].p, t->text[byte].n);
+        k += t->text[byte].n;
+    }
+    uint32_t found = t->kind == TOK_BPE ? tok_find(t, w->spelled, k) : tok_find(t, p, n);
+    if (found != TOK_NONE && t->type[found] == TOK_NORMAL)
+        *id = found;
+    return PD_OK;
+}
+
 pd_err tok_merge_text(const pd_tokenizer *t, tok_work *w, const char *p, size_t n) {
     assert(n < TOK_NONE);
     if (n == 0)
         return PD_OK;
-    pd_err e = make_room(w, n);
+    uint32_t whole = TOK_NONE;
+    pd_err e = t->whole_words ? whole_word(t, w, p, n, &whole) : PD_OK;
+    if (whole != TOK_NONE)
+        return tok_append(&w->out, &whole, 1);
+    if (!e)
+        e = make_room(w, n);
     if (e)
         return e;
     size_t n_symbols = first_symbols(t, w, p, n), n_heap = 0;
+    if (n_symbols == 0)
+        return PD_OK;
     for (size_t i = 0; i + 1 < n_symbols; i++)
         offer(t, w, &n_heap, p, (uint32_t)i);
     while (n_heap) {

@@ -91,12 +91,12 @@ static pd_err time_flush(const char *dir, uint64_t *median_us) {
 
 /* The next start will want the file that the manifest names. */
 static pd_err check_model(const pd_site *s) {
-    pd_gguf *g;
-    pd_err e = pd_gguf_open(s->config.model, &g);
+    pd_base *b;
+    pd_err e = pd_base_open(s->config.model, &b);
     if (e)
         return e;
-    e = pd_site_check_model(&s->manifest, g, s->tokenizer, s->config.model);
-    pd_gguf_close(g);
+    e = pd_site_check_model(&s->manifest, b, s->tokenizer, s->config.model);
+    pd_base_close(b);
     return e;
 }
 

@@ -2,6 +2,7 @@
  * writes the folder. */
 #include "cmd.h"
 #include "local.h"
+#include "peerd/base.h"
 #include "peerd/calibrate.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 
 static const pd_command_help help = {
-    .usage = "peerd init DIR --model FILE --data FILE --calibrate FILE",
+    .usage = "peerd init DIR --model PATH --data FILE --calibrate FILE",
     .what = "Make a new run and DIR, its founder's node. The calibration text gives the run its "
             "basis and its start\n"
             "adapter; both are a summary of that text and go to every member, so take public or "
@@ -28,7 +29,7 @@ typedef struct init {
     double eps, lr, lr_min_share, clip, warm_lr, whiten;
     pd_config config;
 
-    pd_gguf *file;
+    pd_base *base;
     pd_tokenizer *tokenizer;
     pd_model *model;
     pd_data *data, *calibration;
@@ -45,7 +46,7 @@ static void init_close(init *x) {
     pd_data_close(x->data);
     pd_model_close(x->model);
     pd_tokenizer_close(x->tokenizer);
-    pd_gguf_close(x->file);
+    pd_base_close(x->base);
 }
 
 static pd_err parse_targets(const char *text, uint32_t *mask) {
@@ -104,16 +105,16 @@ static pd_err open_inputs(init *x) {
     pd_model_opts mo = {.compute = x->config.compute,
                         .threads = x->config.threads,
                         .backward = x->manifest.space == PD_SPACE_ALIGNED};
-    pd_err e = pd_gguf_open(x->config.model, &x->file);
+    pd_err e = pd_base_open(x->config.model, &x->base);
     if (!e)
-        e = pd_tokenizer_open(x->file, &x->tokenizer);
+        e = pd_base_tokenizer(x->base, &x->tokenizer);
     if (!e)
         e = pd_data_open(x->config.data, x->tokenizer, &opts, &x->data);
     if (!e && x->calibrate)
         e = pd_data_open(x->calibrate, x->tokenizer, &opts, &x->calibration);
     if (!e)
-        e = pd_model_open(x->file, &mo, &x->model);
-    return e;
+        e = pd_base_model(x->base, &mo, &x->model);
+    return e ? e : pd_base_check_vocab(x->base, x->tokenizer, x->model);
 }
 
 /* The model may lack a target matrix, and learned positions end. */
@@ -214,7 +215,7 @@ static pd_err choose_constants(init *x) {
 static void describe_run(init *x, const pd_identity *founder) {
     const pd_model_info *info = pd_model_info_of(x->model);
     pd_manifest *m = &x->manifest;
-    pd_gguf_digest(x->file, m->model_digest);
+    pd_base_digest(x->base, m->model_digest);
     pd_tokenizer_digest(x->tokenizer, m->tokenizer_digest);
     snprintf(m->model_name, sizeof m->model_name, "%s", info->name);
     snprintf(m->model_arch, sizeof m->model_arch, "%s", info->arch);

@@ -3,6 +3,7 @@
 #include "cmd.h"
 #include "join.h"
 #include "local.h"
+#include "peerd/base.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
 #include "site.h"
@@ -30,7 +31,7 @@ typedef struct join {
     pd_local local;
     pd_config config;
     pd_identity identity;
-    pd_gguf *file;
+    pd_base *base;
     pd_tokenizer *tokenizer;
     pd_joined joined;
 } join;
@@ -97,16 +98,16 @@ static pd_err try_data(const join *x, const char *path) {
 static pd_err try_model(join *x) {
     pd_model_opts opts = {.compute = x->config.compute, .threads = x->config.threads};
     pd_model *m;
-    pd_err e = pd_gguf_open(x->config.model, &x->file);
+    pd_err e = pd_base_open(x->config.model, &x->base);
+    if (!e)
+        e = pd_base_tokenizer(x->base, &x->tokenizer);
+    if (!e)
+        e = pd_base_model(x->base, &opts, &m);
     if (e)
         return e;
-    e = pd_tokenizer_open(x->file, &x->tokenizer);
-    if (!e)
-        e = pd_model_open(x->file, &opts, &m);
-    if (e)
-        return pd_fail_in(e, "%s", x->config.model);
+    e = pd_base_check_vocab(x->base, x->tokenizer, m);
     pd_model_close(m);
-    return PD_OK;
+    return e;
 }
 
 static pd_err look_first(join *x, const char *dir) {
@@ -216,7 +217,7 @@ static pd_err write_node(join *x) {
 static pd_err check_model(void *ctx, const pd_manifest *m) {
     join *x = ctx;
     char why[400];
-    pd_err e = pd_site_check_model(m, x->file, x->tokenizer, x->config.model);
+    pd_err e = pd_site_check_model(m, x->base, x->tokenizer, x->config.model);
     if (!e)
         return PD_OK;
     snprintf(why, sizeof why, "%s", pd_fail_text());
@@ -247,7 +248,7 @@ static void join_close(join *x) {
     drop_aside(x);
     pd_joined_close(&x->joined);
     pd_tokenizer_close(x->tokenizer);
-    pd_gguf_close(x->file);
+    pd_base_close(x->base);
     pd_identity_wipe(&x->identity);
     pd_wipe(&x->ticket, sizeof x->ticket);
 }

@@ -18,7 +18,7 @@ pd_local pd_local_of_defaults(void);
 
 /* Lines of a flag table for a pd_local l. */
 #define PD_LOCAL_FLAGS(l)                                                                                              \
-    {"model", 0, PD_FLAG_TEXT, &(l)->model, 0, 0, "FILE", "the base model, GGUF"},                                     \
+    {"model", 0, PD_FLAG_TEXT, &(l)->model, 0, 0, "PATH", "the base model: a GGUF file or a Hugging Face folder"},                                     \
         {"data", 0, PD_FLAG_TEXT, &(l)->data, 0, 0, "FILE", "this site's records, JSON lines; they never leave it"},   \
         {"heldout", 0, PD_FLAG_TEXT, &(l)->heldout, 0, 0, "FILE", "records to judge by (default: a share of --data)"}, \
         {"heldout-share", 0, PD_FLAG_REAL, &(l)->heldout_share, 0, 0.5, "X", "that share (default 0.1)"},              \

@@ -153,11 +153,13 @@ static pd_err check_family(const pd_merge *x) {
                        "merged-safetensors is for the llama architecture, and the base is %s: use "
                        "--format merged-gguf",
                        i->arch);
-    if (rotated != i->head_width || (pd_gguf_str(x->base, "llama.rope.scaling.type", &scaling) &&
-                                     !(scaling.n == 4 && memcmp(scaling.p, "none", 4) == 0)))
-        return pd_fail(PD_EUNSUPPORTED,
-                       "the base turns only a part of each head, or scales positions, which "
-                       "merged-safetensors does not write: use --format merged-gguf");
+    if (rotated != i->head_width || i->window ||
+        (pd_gguf_str(x->base, "llama.rope.scaling.type", &scaling) &&
+         !(scaling.n == 4 && memcmp(scaling.p, "none", 4) == 0)))
+        return pd_fail(
+            PD_EUNSUPPORTED,
+            "the base turns only a part of each head, scales positions or attends within "
+            "a window, which merged-safetensors does not write: use --format merged-gguf");
     return PD_OK;
 }
 

@@ -166,11 +166,11 @@ static void hex_prefix(const uint8_t *p, char out[17]) {
     pd_hex(p, 8, out);
 }
 
-pd_err pd_site_check_model(const pd_manifest *m, const pd_gguf *g, const pd_tokenizer *t,
+pd_err pd_site_check_model(const pd_manifest *m, const pd_base *b, const pd_tokenizer *t,
                            const char *path) {
     uint8_t model[32], tokenizer[32];
     char here[17], there[17];
-    pd_gguf_digest(g, model);
+    pd_base_digest(b, model);
     hex_prefix(model, here);
     hex_prefix(m->model_digest, there);
     if (memcmp(model, m->model_digest, 32) != 0)
@@ -185,18 +185,20 @@ pd_err pd_site_check_model(const pd_manifest *m, const pd_gguf *g, const pd_toke
 }
 
 static pd_err open_model(pd_site *s, bool backward) {
-    pd_gguf *g;
+    pd_base *b;
     pd_model_opts opts = {
         .compute = s->config.compute, .threads = s->config.threads, .backward = backward};
-    pd_err e = pd_gguf_open(s->config.model, &g);
+    pd_err e = pd_base_open(s->config.model, &b);
     if (e)
         return pd_fail_in(e, "the node's model");
-    e = pd_tokenizer_open(g, &s->tokenizer);
+    e = pd_base_tokenizer(b, &s->tokenizer);
     if (!e)
-        e = pd_site_check_model(&s->manifest, g, s->tokenizer, s->config.model);
+        e = pd_site_check_model(&s->manifest, b, s->tokenizer, s->config.model);
     if (!e)
-        e = pd_model_open(g, &opts, &s->model);
-    pd_gguf_close(g);
+        e = pd_base_model(b, &opts, &s->model);
+    if (!e)
+        e = pd_base_check_vocab(b, s->tokenizer, s->model);
+    pd_base_close(b);
     if (!e && s->basis_file)
         e = pd_basis_read(s->basis_file, s->basis_bytes, pd_model_info_of(s->model), &s->basis);
     return e ? e : pd_space_open(&s->manifest, pd_model_info_of(s->model), s->basis, &s->space);

@@ -9,6 +9,7 @@
 #define PD_SITE_H
 
 #include "config.h"
+#include "peerd/base.h"
 #include "peerd/manifest.h"
 #include "peerd/net.h"
 #include "peerd/probe.h"
@@ -83,9 +84,9 @@ PD_CHECKED pd_err pd_site_create(const char *dir, const pd_config *config,
 /* Is there a node's folder? */
 bool pd_site_exists(const char *dir);
 
-/* Check a model file against a run.  Errors: PD_EMISMATCH (which model the run is about, and which
+/* Check a base model against a run.  Errors: PD_EMISMATCH (which model the run is about, and which
  * this is). */
-PD_CHECKED pd_err pd_site_check_model(const pd_manifest *m, const pd_gguf *g, const pd_tokenizer *t,
+PD_CHECKED pd_err pd_site_check_model(const pd_manifest *m, const pd_base *b, const pd_tokenizer *t,
                                       const char *path);
 
 /* Trust the checkpoint that the node began with no longer: back to the base model, for good. */

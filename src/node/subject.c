@@ -6,38 +6,34 @@
 #include <sys/stat.h>
 
 struct pd_subject_parts {
-    pd_tokenizer *tokenizer; /* of a file */
+    pd_tokenizer *tokenizer; /* of a base model */
     pd_model *model;
-    pd_site site; /* of a folder */
+    pd_site site; /* of a node's folder */
     pd_view *view;
 };
 
-static pd_err open_gguf(const pd_gguf *g, const pd_model_opts *opts, pd_subject *s) {
-    pd_err e = pd_tokenizer_open(g, &s->parts->tokenizer);
+static pd_err open_parts(const pd_base *b, const pd_model_opts *opts, pd_subject *s) {
+    pd_err e = pd_base_tokenizer(b, &s->parts->tokenizer);
     if (!e)
-        e = pd_model_open(g, opts, &s->parts->model);
+        e = pd_base_model(b, opts, &s->parts->model);
     if (e)
         return e;
     s->tokenizer = s->parts->tokenizer;
     s->model = s->parts->model;
-    uint32_t tokens = pd_tokenizer_vocab(s->tokenizer), rows = pd_model_info_of(s->model)->vocab;
-    if (tokens > rows)
-        return pd_fail(PD_EFORMAT, "the tokenizer has %u tokens, but the embedding only %u", tokens,
-                       rows);
-    return PD_OK;
+    return pd_base_check_vocab(b, s->tokenizer, s->model);
 }
 
-static pd_err open_file(const char *path, const pd_model_opts *opts, pd_subject *s) {
-    pd_gguf *g;
-    pd_err e = pd_gguf_open(path, &g);
+static pd_err open_base(const char *path, const pd_model_opts *opts, pd_subject *s) {
+    pd_base *b;
+    pd_err e = pd_base_open(path, &b);
     if (e)
         return e;
-    e = open_gguf(g, opts, s);
-    pd_gguf_close(g);
-    return e ? pd_fail_in(e, "%s", path) : PD_OK;
+    e = open_parts(b, opts, s);
+    pd_base_close(b);
+    return e;
 }
 
-static pd_err open_folder(const char *dir, const pd_model_opts *opts, pd_subject *s) {
+static pd_err open_node(const char *dir, const pd_model_opts *opts, pd_subject *s) {
     pd_site_opts so = {.compute = opts->compute,
                        .threads = opts->threads ? opts->threads : UINT32_MAX};
     pd_err e = pd_site_open(dir, PD_SITE_MODEL, &so, &s->parts->site);
@@ -56,8 +52,8 @@ pd_err pd_subject_open(const char *model, const pd_model_opts *opts, pd_subject 
     pd_subject s = {.parts = calloc(1, sizeof(struct pd_subject_parts))};
     if (!s.parts)
         return pd_fail(PD_ENOMEM, "no memory for a model");
-    bool folder = stat(model, &st) == 0 && S_ISDIR(st.st_mode);
-    pd_err e = folder ? open_folder(model, opts, &s) : open_file(model, opts, &s);
+    bool node = stat(model, &st) == 0 && S_ISDIR(st.st_mode) && !pd_base_is_folder(model);
+    pd_err e = node ? open_node(model, opts, &s) : open_base(model, opts, &s);
     if (e) {
         pd_subject_close(&s);
         return e;

@@ -93,6 +93,18 @@ def ggufs():
     }
 
 
+def safetensors():
+    """fuzz_safetensors.c: an even byte, a header, a line feed, the data."""
+    a = {"a": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]}}
+    b = {"b": {"dtype": "BF16", "shape": [3], "data_offsets": [8, 14]}}
+    both = json.dumps({"__metadata__": {"format": "pt"}, **a, **b}).encode()
+    return {
+        "both": b"\0" + both + b"\n" + bytes(14), "short": b"\0" + both + b"\n" + bytes(13),
+        "scalar": b'\0{"s": {"dtype": "I64", "shape": [], "data_offsets": [0, 8]}}\n' + bytes(8),
+        "raw": b"\1" + struct.pack("<Q", len(both)) + both + bytes(14), "deep": b'\0{"a":' + b"[" * 1100,
+    }
+
+
 def short(s):
     return bytes([len(s)]) + s
 
@@ -102,6 +114,38 @@ def tokenizer(kind, tokens, merges, words):
     for t, s in tokens:
         out += bytes([t]) + short(s)
     return out + bytes([len(merges)]) + b"".join(short(m) for m in merges) + words
+
+
+def tokenizer_jsons():
+    """fuzz_tokenizer_json.c: the file, a 0 byte, a text."""
+    def one(vocab, merges, text, added=(), **parts):
+        model = {"type": "BPE", "unk_token": vocab[0], "fuse_unk": True, "vocab": {t: i for i, t in enumerate(vocab)},
+                 "merges": merges, **parts.pop("model", {})}
+        j = {"added_tokens": list(added), **parts, "model": model}
+        return json.dumps(j, ensure_ascii=False).encode() + b"\0" + text
+
+    def added(i, text, **flags):
+        return {"id": i, "content": text, "special": True, "normalized": False, **flags}
+
+    split = {"type": "Split", "pattern": {"Regex": "(?i:'s)|\\p{N}{1,3}|[^\\s\\p{N}]+|\\s+(?!\\S)|\\s+"},
+             "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": False}
+    two = {"type": "Sequence", "pretokenizers": [split, {**level, "add_prefix_space": False}]}
+    bos = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+           "special_tokens": {"<s>": {"ids": [3]}}}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    spelled = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Prepend", "prepend": "▁"}, replace]}
+    letters = ["<unk>", "a", "aa", "<s>", "▁", "▁a"]
+    return {
+        "bytes": one(["<unk>", "a", "aa", "<s>", "Ġ"], ["a a"], b"aaa <s>1 b", [added(3, "<s>")], pre_tokenizer=level,
+                     model={"ignore_merges": True}),
+        "split": one(["a", "1", "'", "s"], [], b"a's 1111  \xc3\xa9",
+                     [added(4, "  ", special=False, normalized=True)], normalizer={"type": "NFC"}, pre_tokenizer=two),
+        "spelled": one(letters, [["a", "a"], ["▁", "a"]], b"aaa <s> a", [added(3, "<s>")], normalizer=spelled,
+                       post_processor=bos),
+        "metaspace": one(letters, ["▁ a"], b" a  aa\xff", pre_tokenizer={
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}),
+    }
 
 
 def varint(n):
@@ -236,12 +280,13 @@ def targets():
         "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
         "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora")},
-        "gguf": ggufs(),
+        "gguf": ggufs(), "safetensors": safetensors(),
         "tokenizer": {
             "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),
             "llama": tokenizer(3, [(1, b"a"), (1, b"aa"), (3, b"</s>"), (4, b"<tool>")], [], b"aaa<tool>\xff</s>"),
             "chat": tokenizer(2 | 64, [(1, b"<|im_start|><|im_end|>")], [], b"text"),
         },
+        "tokenizer_json": tokenizer_jsons(),
         "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
         "frame": frames_to_core(), "frames": schedules(),

@@ -267,8 +267,8 @@ static void refuse(gw *w, pd_err code, const char *says) {
 
 START_TEST(what_we_do_not_do_is_refused_by_name) {
     vocab *v = bpe_vocab();
-    gw w = write_vocab(v, "gpt2", "llama-bpe");
-    refuse(&w, PD_EUNSUPPORTED, "pre-tokenizer llama-bpe");
+    gw w = write_vocab(v, "gpt2", "tekken");
+    refuse(&w, PD_EUNSUPPORTED, "pre-tokenizer tekken");
     w = write_vocab(v, "bert", NULL);
     refuse(&w, PD_EUNSUPPORTED, "tokenizer bert");
     w = gw_new();
