@@ -396,6 +396,8 @@ pd_err pd_model_open(const pd_gguf *g, const pd_model_opts *opts, pd_model **out
         e = read_info(g, m);
     if (!e)
         e = read_vocab(g, m);
+    if (!e && m->backward)
+        e = pd_room_for_reverse(m);
     if (!e)
         e = load(g, m);
     if (e) {

@@ -41,7 +41,9 @@ struct pd_trainer {
 
     /* the thread's own */
     pd_bench bench;
-    pd_prober prober;
+    pd_prober prober;       /* or */
+    pd_projector projector; /* see pd_trainer_conf.project */
+    pd_view *view;          /* of that one: where the replica stands */
     pd_rng rng;
     uint8_t *signs;
     int32_t *sealed;
@@ -83,8 +85,8 @@ static void say_held(const pd_loss *loss, uint64_t records) {
 static void evaluate(pd_trainer *t) {
     pd_loss loss = {0};
     uint64_t began = pd_clock_ms(), records = t->conf.replica->records;
-    pd_view_set(t->prober.plus, t->conf.replica->a, NULL, 0);
-    if (pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->prober.plus), &loss) != PD_OK)
+    pd_view_set(t->view, t->conf.replica->a, NULL, 0);
+    if (pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->view), &loss) != PD_OK)
         pd_warn("no held-out loss: %s", pd_fail_text());
     pthread_mutex_lock(&t->lock);
     t->status.held_at = records;
@@ -130,30 +132,31 @@ static void publish(pd_trainer *t, bool now) {
 
 /* ---- one batch ---- */
 
-/* The next records of this epoch into the batch: as many as asked for or fit. */
-static pd_err next_batch(pd_trainer *t) {
+/* The records left of this epoch, from t->at on. */
+static pd_subset epoch(pd_trainer *t) {
     if (t->at == t->conf.train.n) {
         pd_rng_shuffle(&t->rng, t->order, t->conf.train.n);
         t->at = 0;
     }
-    pd_subset rest = {t->conf.train.data, t->order, t->conf.train.n};
-    return pd_bench_fill(&t->bench, &rest, &t->at, t->conf.batch_records);
+    return (pd_subset){t->conf.train.data, t->order, t->conf.train.n};
 }
 
-static void note_probe(pd_trainer *t, const pd_probe *p, bool finite, double seconds) {
-    double loss = (p->plus + p->minus) / 2;
+/* Of batches with this mean loss (NAN: it was not finite) `made` records were made. */
+static void note(pd_trainer *t, double loss, uint32_t made, uint64_t tokens, double seconds) {
     pthread_mutex_lock(&t->lock);
     pd_trainer_status *s = &t->status;
-    if (finite) {
+    if (isfinite(loss))
         s->loss = isnan(s->loss) ? loss : s->loss + SMOOTH * (loss - s->loss);
-        s->made++;
-    } else {
+    else
         s->not_finite++;
-    }
+    s->made += made;
+    seconds /= made ? made : 1;
     s->probe_s = s->probe_s > 0 ? s->probe_s + SMOOTH * (seconds - s->probe_s) : seconds;
-    s->tokens += pd_batch_tokens(t->bench.batch);
+    s->tokens += tokens;
     s->next_step = pd_replica_next_step(t->conf.replica);
     pthread_mutex_unlock(&t->lock);
+    if (!isfinite(loss))
+        pd_warn("a loss is not finite: no record from this batch");
 }
 
 /* Not so many bytes wait for their seal that another one would be lost. */
@@ -161,42 +164,115 @@ static bool has_room(const pd_replica *r) {
     return r->n_pending < PD_REPLICA_PENDING_MAX;
 }
 
-/* One direction: probe, byte, fold, speak. */
-static void one_record(pd_trainer *t) {
-    const pd_manifest *m = t->conf.manifest;
-    pd_replica *r = t->conf.replica;
-    uint64_t step = pd_replica_next_step(r), began = pd_clock_us();
+static bool may_add(const pd_trainer *t) {
+    const pd_replica *r = t->conf.replica;
+    return pd_replica_next_step(r) < t->conf.records && has_room(r);
+}
+
+/* The signs of the next record's direction, into t->signs. */
+static void next_direction(pd_trainer *t) {
+    const pd_replica *r = t->conf.replica;
     uint8_t seed[32];
-    pd_probe p;
-    pd_direction_seed(r->replay.run, &r->author[r->own], step, seed);
+    pd_direction_seed(r->replay.run, &r->author[r->own], pd_replica_next_step(r), seed);
     pd_direction_signs(seed, t->signs, r->d);
-    pd_probe_at(&t->prober, r->a, t->signs, (float)pd_fixed_value(m->eps), &p);
-    bool finite = isfinite(p.g);
-    if (finite) {
-        uint8_t byte = pd_byte_encode(p.g, pd_fixed_value(m->scale), pd_rng_uniform(&t->rng));
-        bool taken = pd_replica_add(r, byte);
-        assert(taken); /* has_room */
-        (void)taken;
-        t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
-    } else {
-        pd_warn("a loss is not finite: no record from this batch");
+}
+
+/* A record of gradient g along that direction: byte, fold, speak.  Gives what the byte stands for.
+ */
+static double add_record(pd_trainer *t, double g) {
+    pd_replica *r = t->conf.replica;
+    double scale = pd_fixed_value(t->conf.manifest->scale);
+    uint64_t step = pd_replica_next_step(r);
+    uint8_t byte = pd_byte_encode(g, scale, pd_rng_uniform(&t->rng));
+    bool taken = pd_replica_add(r, byte);
+    assert(taken); /* may_add */
+    (void)taken;
+    t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
+    return scale * pd_byte_value(byte);
+}
+
+/* A batch, probed along so many directions; gives how many. */
+static pd_err train_by_probes(pd_trainer *t, uint32_t *tried) {
+    pd_subset rest = epoch(t);
+    pd_err e = pd_bench_fill(&t->bench, &rest, &t->at, t->conf.batch_records);
+    if (e)
+        return e;
+    for (; *tried < t->conf.probes && may_add(t); ++*tried) {
+        uint64_t began = pd_clock_us();
+        pd_probe p;
+        next_direction(t);
+        pd_probe_at(&t->prober, t->conf.replica->a, t->signs,
+                    (float)pd_fixed_value(t->conf.manifest->eps), &p);
+        if (isfinite(p.g))
+            add_record(t, p.g);
+        note(t, isfinite(p.g) ? (p.plus + p.minus) / 2 : NAN, isfinite(p.g),
+             pd_batch_tokens(t->bench.batch), (double)(pd_clock_us() - began) / 1e6);
     }
-    note_probe(t, &p, finite, (double)(pd_clock_us() - began) / 1e6);
+    return PD_OK;
+}
+
+/* The gradient of E batches into the projector; *loss is that of the first, NAN if none counted. */
+static pd_err take_gradient(pd_trainer *t, double *loss, uint64_t *tokens) {
+    const pd_replica *r = t->conf.replica;
+    uint64_t step = pd_replica_next_step(r);
+    double rate = pd_fixed_value(pd_schedule_at(&r->replay.schedule, step)) /
+                  pd_fixed_value(t->conf.manifest->scale) * t->conf.probes / t->conf.local_steps;
+    *loss = NAN;
+    pd_project_begin(&t->projector, r->a);
+    for (uint32_t k = 0; k < t->conf.local_steps; k++) {
+        pd_loss l;
+        pd_subset all = epoch(t);
+        size_t left = all.n - t->at,
+               n = left < t->conf.batch_records ? left : t->conf.batch_records;
+        pd_subset batch = {all.data, all.index + t->at, n};
+        t->at += n;
+        pd_err e = pd_project_step(&t->projector, &batch, rate, &l);
+        if (e)
+            return e;
+        for (size_t i = 0; i < n; i++)
+            *tokens += pd_data_at(batch.data, batch.index[i])->n_tokens;
+        if (k == 0)
+            *loss = pd_loss_mean(&l);
+    }
+    if (!pd_project_end(&t->projector))
+        *loss = NAN;
+    return PD_OK;
+}
+
+/* A gradient, projected on as many directions; gives how many. */
+static pd_err train_by_gradient(pd_trainer *t, uint32_t *tried) {
+    uint64_t began = pd_clock_us(), tokens = 0;
+    double loss;
+    pd_err e = take_gradient(t, &loss, &tokens);
+    if (e)
+        return e;
+    for (; isfinite(loss) && *tried < t->conf.probes && may_add(t); ++*tried) {
+        next_direction(t);
+        pd_project_sent(&t->projector, t->signs,
+                        add_record(t, pd_project_on(&t->projector, t->signs)));
+    }
+    note(t, loss, *tried, tokens, (double)(pd_clock_us() - began) / 1e6);
+    return PD_OK;
 }
 
 static void train(pd_trainer *t) {
-    pd_err e = next_batch(t);
+    uint32_t rate = t->conf.manifest->rate_max, k = 0;
+    uint64_t now = pd_clock_ms();
+    pd_err e = t->conf.project ? train_by_gradient(t, &k) : train_by_probes(t, &k);
     if (e) {
         pd_error("training stops: %s", pd_fail_text());
         t->lost = true;
         return;
     }
-    pd_replica *r = t->conf.replica;
-    uint32_t rate = t->conf.manifest->rate_max, k = 0;
-    uint64_t now = pd_clock_ms();
-    for (; k < t->conf.probes && pd_replica_next_step(r) < t->conf.records && has_room(r); k++)
-        one_record(t);
     t->due_ms = rate ? now + 1000 * (uint64_t)k / rate : 0; /* the run's pace: rate_max a second */
+}
+
+/* Take own records back from this step on; what a projector keeps no longer says what is missing.
+ */
+static void take_back(pd_trainer *t, uint64_t step) {
+    pd_replica_take_back(t->conf.replica, step);
+    if (t->conf.project)
+        pd_project_forget(&t->projector);
 }
 
 /* ---- the loop ---- */
@@ -239,7 +315,7 @@ static bool take_orders(pd_trainer *t, bool *may) {
     if (speak)
         take_voice(t, &author);
     if (refused) {
-        pd_replica_take_back(r, refused_step);
+        take_back(t, refused_step);
         t->core_step = refused_step;
     }
     *may = speak && !pause && !t->lost && !t->waits && t->rising < RISING_MOST;
@@ -274,7 +350,7 @@ static void follow(pd_trainer *t) {
         /* The log was continued by what we had said before a crash or elsewhere: that is what
          * counts. */
         pd_warn("own unsealed records are taken back: %s", pd_fail_text());
-        pd_replica_take_back(t->conf.replica, 0);
+        take_back(t, 0);
     } else if (e && !t->lost) {
         pd_error("replay stops: %s", pd_fail_text());
         t->lost = true;
@@ -303,7 +379,7 @@ static void conclude_audit(pd_trainer *t) {
     pd_replay_digest(t->fresh.a, r->d, replayed);
     bool equal = memcmp(begun, replayed, sizeof begun) == 0;
     if (!equal) {
-        pd_replica_take_back(r, 0);
+        take_back(t, 0);
         memcpy(r->a, t->fresh.a, r->d * sizeof *r->a);
         r->changes++;
     }
@@ -401,6 +477,7 @@ static void *run(void *arg) {
 static void trainer_free(pd_trainer *t) {
     pd_replica_close(&t->fresh);
     pd_prober_close(&t->prober);
+    pd_projector_close(&t->projector);
     pd_bench_close(&t->bench);
     free(t->signs);
     free(t->sealed);
@@ -412,11 +489,22 @@ static void trainer_free(pd_trainer *t) {
 
 static pd_err prepare(pd_trainer *t) {
     size_t d = t->conf.replica->d, n = t->conf.train.n;
-    pd_err e = pd_bench_open(t->conf.model, t->conf.batch_tokens, 2, false, &t->bench);
+    bool project = t->conf.project;
+    pd_err e =
+        pd_bench_open(t->conf.model, t->conf.batch_tokens, project ? 1 : 2, project, &t->bench);
     if (!e)
-        e = pd_prober_open(&t->bench, t->conf.space, &t->prober);
+        e = project ? pd_projector_open(&t->bench, t->conf.space, t->conf.manifest, &t->projector)
+                    : pd_prober_open(&t->bench, t->conf.space, &t->prober);
     if (e)
         return e;
+    if (project)
+        pd_info(
+            "bytes from gradients, %u from %u batches: reverse mode takes %zu MiB for weights and "
+            "%zu MiB for activations",
+            t->conf.probes, t->conf.local_steps,
+            pd_model_info_of(t->conf.model)->reverse_bytes >> 20,
+            pd_work_bytes(t->bench.work) >> 20);
+    t->view = project ? t->projector.view : t->prober.plus;
     t->signs = malloc((d + 7) / 8);
     t->sealed = malloc(d * sizeof *t->sealed);
     t->order = malloc(n * sizeof *t->order);
