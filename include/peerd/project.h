@@ -3,7 +3,7 @@
  *
  *   data > tokens > LOSS PAIR > BYTE > ledger > gossip > replay > weights
  *
- *   G    = gain / E  sum_e dL_e/da (a_e),   a_0 = a,  a_{e+1} = a_e - rate dL_e/da (a_e)
+ *   G    = 1 / E  sum_e dL_e/da (a_e),   a_0 = a,  a_{e+1} = a_e - rate dL_e/da (a_e)
  *   g_k  = G . z_k + feedback (R . z_k) / d                                      k = 1..K
  *   R   += G - sent(g_k) z_k                         sent: what the byte of g_k stands for
  *
@@ -37,7 +37,6 @@ typedef struct pd_projector {
     pd_view *view;
     uint64_t d;
     float unit;        /* 2^-F */
-    double gain;       /* G counts the gradient so many times */
     double feedback;   /* 1: as above; 0: R is kept and never sent */
     float *at;         /* (d) a_e */
     float *grad, *sum; /* (d) of the last step, and of all of them; after pd_project_end sum is G */
@@ -45,7 +44,7 @@ typedef struct pd_projector {
     uint32_t steps;
 } pd_projector;
 
-/* A projector over a run's space; gain and feedback 1, R = 0.  Errors: PD_ENOMEM. */
+/* A projector over a run's space; feedback 1, R = 0.  Errors: PD_ENOMEM. */
 PD_CHECKED pd_err pd_projector_open(pd_bench *bench, const pd_space *space, const pd_manifest *m,
                                     pd_projector *out);
 void pd_projector_close(pd_projector *p);

@@ -76,7 +76,7 @@ typedef struct pd_trainer_status {
 } pd_trainer_status;
 
 PD_CHECKED pd_err pd_trainer_start(const pd_trainer_conf *conf, pd_trainer **out);
-/* End the thread after the probe it is in, with a last checkpoint; frees.  NULL is fine. */
+/* End the thread after the probe or local step it is in, with a last checkpoint; frees.  NULL is fine. */
 void pd_trainer_stop(pd_trainer *t);
 
 /* From the core's thread: may it speak, as whom, from which step on; the ledger grew; the core did

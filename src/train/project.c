@@ -10,7 +10,7 @@ pd_err pd_projector_open(pd_bench *bench, const pd_space *space, const pd_manife
                          pd_projector *out) {
     uint64_t d = pd_space_coords(space);
     pd_projector p = {
-        .bench = bench, .d = d, .unit = ldexpf(1.0f, -(int)m->unit_bits), .gain = 1, .feedback = 1};
+        .bench = bench, .d = d, .unit = ldexpf(1.0f, -(int)m->unit_bits), .feedback = 1};
     p.at = calloc(4 * d, sizeof *p.at);
     if (!p.at)
         return pd_fail(PD_ENOMEM, "no memory for a gradient of %llu coordinates",
@@ -65,7 +65,7 @@ pd_err pd_project_step(pd_projector *p, const pd_subset *batch, double rate, pd_
 }
 
 bool pd_project_end(pd_projector *p) {
-    float factor = p->steps ? (float)(p->gain / p->steps) : 0.0f;
+    float factor = p->steps ? 1.0f / (float)p->steps : 0.0f;
     for (uint64_t i = 0; i < p->d; i++)
         p->sum[i] *= factor;
     return p->steps > 0;

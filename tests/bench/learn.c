@@ -32,8 +32,8 @@ typedef struct options {
     double lr, eps, scale, clip, whiten;
     uint64_t bytes, seed;
     uint32_t adam, alone, capture, lag;
-    uint32_t project, probes, local_steps; /* project: a gradient instead of a loss pair */
-    double gain, feedback;
+    uint32_t propose, project, probes, local_steps; /* project: a gradient instead of a loss pair */
+    double feedback;
     double adam_lr;
     pd_compute compute;
 } options;
@@ -101,14 +101,13 @@ static void calibrate(bench_state *b) {
     check(pd_space_open(&b->manifest, info, b->basis, &b->space));
     check(pd_prober_open(&b->two, b->space, &b->prober));
     check(pd_projector_open(&b->one, b->space, &b->manifest, &b->projector));
-    b->projector.gain = b->o.gain;
     b->projector.feedback = b->o.feedback;
 }
 
 static void choose(bench_state *b) {
     pd_proposal p;
     pd_subset own = pd_subset_all(b->site[0]);
-    check(pd_propose(&b->prober, &own, 48, b->o.batch, b->o.seed, &p));
+    check(pd_propose(&b->prober, &own, b->o.propose, b->o.batch, b->o.seed, &p));
     printf("proposal: loss %.3f curvature %.1f spread %.2f -> eps %.2g lr %.2g scale %.2g (clip "
            "%.2f)\n",
            p.loss, p.curvature, p.spread, p.eps, p.lr, p.scale, p.scale * 2048);
@@ -180,8 +179,7 @@ static uint8_t make_byte(bench_state *b, uint32_t site, member *m, const int32_t
             pd_subset batch = next_batch(b, site, m, rng);
             if (e == 0)
                 pd_project_begin(p, a);
-            check(pd_project_step(p, &batch, rate * b->o.gain * b->o.probes / b->o.local_steps,
-                                  &loss));
+            check(pd_project_step(p, &batch, rate * b->o.probes / b->o.local_steps, &loss));
             b->read += batch.n;
         }
         if (m->left) {
@@ -288,29 +286,29 @@ static void ceiling(bench_state *b) {
 }
 
 static void usage(void) {
-    fprintf(stderr,
-            "usage: learn --model M --calibrate C --test T [--rank R --warm N --groups G "
-            "--lr X --eps X --clip X --bytes N\n"
-            "  --batch N --every N --lag N --seed S --adam STEPS --adam-lr X --alone "
-            "--capture --f32\n"
-            "  --project --probes K --local-steps E --gain X --feedback X] SITE.jsonl ...\n");
+    fprintf(stderr, "usage: learn --model M --calibrate C --test T [--rank R --warm N --groups G "
+                    "--lr X --eps X --clip X --bytes N\n"
+                    "  --batch N --every N --lag N --seed S --adam STEPS --adam-lr X --alone "
+                    "--capture --f32\n"
+                    "  --propose N --project --probes K --local-steps E --feedback X] "
+                    "SITE.jsonl ...\n");
     exit(2);
 }
 
 static options parse(int argc, char **argv) {
-    static const struct option longs[] = {{"model", 1, 0, 'm'},       {"calibrate", 1, 0, 'c'},
-                                          {"test", 1, 0, 't'},        {"rank", 1, 0, 'r'},
-                                          {"warm", 1, 0, 'w'},        {"groups", 1, 0, 'g'},
-                                          {"lr", 1, 0, 'l'},          {"eps", 1, 0, 'e'},
-                                          {"clip", 1, 0, 'k'},        {"bytes", 1, 0, 'b'},
-                                          {"batch", 1, 0, 'B'},       {"every", 1, 0, 'E'},
-                                          {"seed", 1, 0, 's'},        {"adam", 1, 0, 'a'},
-                                          {"alone", 0, 0, 'A'},       {"capture", 0, 0, 'C'},
-                                          {"adam-lr", 1, 0, 'L'},     {"f32", 0, 0, 'f'},
-                                          {"lag", 1, 0, 'G'},         {"whiten", 1, 0, 'W'},
-                                          {"project", 0, 0, 'p'},     {"probes", 1, 0, 'K'},
-                                          {"local-steps", 1, 0, 'S'}, {"gain", 1, 0, 'N'},
-                                          {"feedback", 1, 0, 'F'},    {0, 0, 0, 0}};
+    static const struct option longs[] = {{"model", 1, 0, 'm'},    {"calibrate", 1, 0, 'c'},
+                                          {"test", 1, 0, 't'},     {"rank", 1, 0, 'r'},
+                                          {"warm", 1, 0, 'w'},     {"groups", 1, 0, 'g'},
+                                          {"lr", 1, 0, 'l'},       {"eps", 1, 0, 'e'},
+                                          {"clip", 1, 0, 'k'},     {"bytes", 1, 0, 'b'},
+                                          {"batch", 1, 0, 'B'},    {"every", 1, 0, 'E'},
+                                          {"seed", 1, 0, 's'},     {"adam", 1, 0, 'a'},
+                                          {"alone", 0, 0, 'A'},    {"capture", 0, 0, 'C'},
+                                          {"adam-lr", 1, 0, 'L'},  {"f32", 0, 0, 'f'},
+                                          {"lag", 1, 0, 'G'},      {"whiten", 1, 0, 'W'},
+                                          {"project", 0, 0, 'p'},  {"propose", 1, 0, 'P'},
+                                          {"probes", 1, 0, 'K'},   {"local-steps", 1, 0, 'S'},
+                                          {"feedback", 1, 0, 'F'}, {0, 0, 0, 0}};
     options o = {.rank = 4,
                  .whiten = 1,
                  .batch = 16,
@@ -320,9 +318,9 @@ static options parse(int argc, char **argv) {
                  .bytes = 300,
                  .seed = 1,
                  .adam_lr = 5e-3,
+                 .propose = 48,
                  .probes = 1,
                  .local_steps = 1,
-                 .gain = 1,
                  .feedback = 1};
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         double x = optarg ? atof(optarg) : 0;
@@ -387,14 +385,14 @@ static options parse(int argc, char **argv) {
         case 'p':
             o.project = 1;
             break;
+        case 'P':
+            o.propose = (uint32_t)x;
+            break;
         case 'K':
             o.probes = (uint32_t)x;
             break;
         case 'S':
             o.local_steps = (uint32_t)x;
-            break;
-        case 'N':
-            o.gain = x;
             break;
         case 'F':
             o.feedback = x;
