@@ -6,9 +6,9 @@
 #include "engine.h"
 #include "peerd/file.h"
 
-pd_err pd_room_for_reverse(pd_model *m) {
+pd_err pd_reverse_fits(pd_model *m, uint64_t available) {
     pd_model_info *i = &m->info;
-    uint64_t n = 0, table = (uint64_t)i->vocab * i->width, size = m->half ? 2 : 4, available;
+    uint64_t n = 0, table = (uint64_t)i->vocab * i->width, size = m->half ? 2 : 4;
     for (uint32_t t = 0; t < PD_TARGETS; t++) {
         uint32_t out, in;
         pd_model_shape(i, (pd_target)t, &out, &in);
@@ -16,7 +16,7 @@ pd_err pd_room_for_reverse(pd_model *m) {
     }
     i->reverse_bytes = (size_t)((n + table) * size);
     uint64_t need = (2 * (n + table) + table) * size; /* and the embedding's rows */
-    if (!pd_proc_bytes("/proc/meminfo", "MemAvailable", &available) || need <= available)
+    if (need <= available)
         return PD_OK;
     return pd_fail(
         PD_ENOMEM,
@@ -24,4 +24,11 @@ pd_err pd_room_for_reverse(pd_model *m) {
         "%llu MiB are free (a node that makes its bytes from loss pairs needs no gradient: "
         "--estimator probe)",
         (unsigned long long)(need >> 20), (unsigned long long)(available >> 20));
+}
+
+pd_err pd_room_for_reverse(pd_model *m) {
+    uint64_t available;
+    if (!pd_proc_bytes("/proc/meminfo", "MemAvailable", &available))
+        available = UINT64_MAX; /* nothing is known: as without this look */
+    return pd_reverse_fits(m, available);
 }
