@@ -21,9 +21,12 @@ typedef struct once {
 
 static pd_err set_once(const once *o, pd_config *c) {
     c->batch = o->batch ? o->batch : c->batch;
-    c->probes = o->probes ? o->probes : c->probes;
+    pd_estimator was = c->estimator;
+    pd_err e = o->estimator ? pd_estimator_parse(o->estimator, &c->estimator) : PD_OK;
+    if (o->probes || c->estimator != was)
+        c->probes = o->probes ? o->probes : pd_estimator_probes(c->estimator);
     c->local_steps = o->local_steps ? o->local_steps : c->local_steps;
-    return o->estimator ? pd_estimator_parse(o->estimator, &c->estimator) : PD_OK;
+    return e;
 }
 
 /* The model is opened for reverse mode where this node's bytes come from gradients. */

@@ -49,6 +49,11 @@ const char *pd_compute_name(pd_compute c);
 /* "probe", "project".  Errors: PD_EUSAGE. */
 PD_CHECKED pd_err pd_estimator_parse(const char *text, pd_estimator *out);
 const char *pd_estimator_name(pd_estimator e);
+/* Directions a batch where nobody says how many: another loss pair costs as much as another batch,
+ * another projection nothing. */
+static inline uint32_t pd_estimator_probes(pd_estimator e) {
+    return e == PD_ESTIMATOR_PROJECT ? 16 : 1;
+}
 /* Does such a node need reverse mode?  An observer makes no bytes. */
 static inline bool pd_config_projects(const pd_config *c) {
     return c->estimator == PD_ESTIMATOR_PROJECT && !c->observer;

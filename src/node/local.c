@@ -15,7 +15,6 @@ pd_local pd_local_of_defaults(void) {
                       .heldout_share = c->heldout_share,
                       .batch = c->batch,
                       .batch_tokens = c->batch_tokens,
-                      .probes = c->probes,
                       .local_steps = c->local_steps,
                       .seed = c->seed};
 }
@@ -55,7 +54,6 @@ pd_err pd_local_config(const pd_local *l, const char *dir, pd_config *out) {
     c.heldout_share = l->heldout_share;
     c.batch = l->batch;
     c.batch_tokens = l->batch_tokens;
-    c.probes = l->probes;
     c.local_steps = l->local_steps;
     c.threads = l->threads;
     c.seed = l->seed;
@@ -65,6 +63,7 @@ pd_err pd_local_config(const pd_local *l, const char *dir, pd_config *out) {
     pd_err e = pd_compute_parse(l->compute, &c.compute);
     if (!e)
         e = pd_estimator_parse(l->estimator, &c.estimator);
+    c.probes = l->probes ? l->probes : pd_estimator_probes(c.estimator);
     if (!e && c.estimator == PD_ESTIMATOR_PROBE && c.local_steps > 1)
         e = pd_fail(PD_EUSAGE,
                     "--local-steps are steps along a gradient: give --estimator project");
