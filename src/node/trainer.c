@@ -340,12 +340,11 @@ static pd_err prepare(pd_trainer *t) {
     if (e)
         return e;
     if (project)
-        pd_info(
-            "bytes from gradients, %u from %u batches: reverse mode takes %zu MiB for weights and "
-            "%zu MiB for activations",
-            t->conf.probes, t->conf.local_steps,
-            pd_model_info_of(t->conf.model)->reverse_bytes >> 20,
-            pd_work_bytes(t->bench.work) >> 20);
+        pd_info("bytes from gradients, K %u, E %u: reverse mode takes %zu MiB for weights and "
+                "%zu MiB for activations",
+                t->conf.probes, t->conf.local_steps,
+                pd_model_info_of(t->conf.model)->reverse_bytes >> 20,
+                pd_work_bytes(t->bench.work) >> 20);
     t->view = project ? t->projector.view : t->prober.plus;
     t->signs = malloc((d + 7) / 8);
     t->sealed = malloc(d * sizeof *t->sealed);

@@ -376,7 +376,7 @@ class Nodes(unittest.TestCase):
         projects = ["--estimator", "project", "--probes", "7", "--local-steps", "2", "--batch", "8"]
         run(PEERD, "join", self.beta.dir, ticket, *self.local, *projects)
         self.beta.start(*wanted, "35")
-        self.beta.wait_said("bytes from gradients, 7 from 2 batches: reverse mode takes")
+        self.beta.wait_said("bytes from gradients, K 7, E 2: reverse mode takes")
         wait_for("half of beta's records", lambda: self.beta.status()["step"] >= 35)
         self.beta.stop(signal.SIGKILL)
         held = len(self.alpha.steps("beta"))
