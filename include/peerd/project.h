@@ -12,6 +12,11 @@
  * two forwards beside its own) buys as many as are wanted, exact, and so leaves time for larger
  * batches.
  *
+ * Measured (tests/bench/learn: small model of the tree, fed-debian, d = 448, three seeds, test loss
+ * from 0.92): 144 probes of 16 records 0.758 after 36 s; 144 bytes of K = 16 and 64 records 0.779
+ * after 13 s, 432 of them 0.729 after 45 s.  So a byte costs a third of the time and says a little
+ * less, since 16 of them rest on one gradient; that is why probes stay the default.
+ *
  * E = 1: the gradient where the node stands.  E > 1: what E local steps of plain descent add up to,
  * the client's step of FedAvg [1]; with rate = lr K / E the K records move the model as far, on
  * average, as the local steps went.
