@@ -12,24 +12,24 @@
  * two forwards beside its own) buys as many as are wanted, exact, and so leaves time for larger
  * batches.
  *
- * Measured (tests/bench/learn: small model of the tree, fed-debian, d = 448, three seeds, test loss
- * from 0.92): 144 probes of 16 records 0.758 after 36 s; 144 bytes of K = 16 and 64 records 0.779
- * after 13 s, 432 of them 0.729 after 45 s.  So a byte costs a third of the time and says a little
- * less, since 16 of them rest on one gradient; that is why probes stay the default.
+ * Measured (tests/bench/learn: small model of the tree, fed-debian, d = 448, mean test loss of
+ * three seeds): 144 probes of 16 records 0.758 after 36 s; 144 bytes of K = 16 and 64 records 0.782
+ * after 12 s, 432 of them 0.729 after 45 s.  So a byte costs a third of the time and says a little
+ * less, since 16 of them rest on one gradient; that is why probes stay the default.  Without
+ * feedback 0.779: below d bytes it makes no difference.
  *
  * E = 1: the gradient where the node stands.  E > 1: what E local steps of plain descent add up to,
- * the client's step of FedAvg [1]; with rate = lr K / E the K records move the model as far, on
- * average, as the local steps went.
+ * the client's step of federated averaging; with rate = lr K / E the K records move the model as
+ * far, on average, as the local steps went.
  *
- * R is the error feedback [2]: what the byte rounded or clamped, and what K directions of d cannot
+ * R is the error feedback [1]: what the byte rounded or clamped, and what K directions of d cannot
  * span, stays with the node and is sent later, so that  sum of sent z + R = sum of G, one G a
- * record.  [2] sends C(G + R) for a contracting C; on the span of one direction that is
+ * record.  [1] sends C(G + R) for a contracting C; on the span of one direction that is
  * z ((G + R) . z) / d, which would hold the first G back for d records.  Here G goes out whole (z
  * z^T is the identity on average) and only R at the contracting rate 1/d, which keeps |R| bounded
  * by about d |G|.  R lives in memory: who stops loses it and no more than it.
  *
- * [1] McMahan et al. 2017, Communication-efficient learning of deep networks, 1602.05629
- * [2] Karimireddy, Rebjock, Stich, Jaggi 2019, Error feedback fixes SignSGD, 1901.09847; read in
+ * [1] Karimireddy, Rebjock, Stich, Jaggi 2019, Error feedback fixes SignSGD, 1901.09847; read in
  * the authors' code, github.com/epfml/error-feedback-SGD, utils/convex_opt.py, SGD.step
  */
 #ifndef PEERD_PROJECT_H
