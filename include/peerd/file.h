@@ -48,6 +48,9 @@ PD_CHECKED pd_err pd_dir_make(const char *path);
 /* "dir/name" into out of `room` characters.  Errors: PD_EUSAGE (path too long). */
 PD_CHECKED pd_err pd_path_join(char *out, size_t room, const char *dir, const char *name);
 
+/* The number behind `name` in a file of "Name:   123 kB" lines (/proc/meminfo), in bytes; false if it is not there. */
+bool pd_proc_bytes(const char *path, const char *name, uint64_t *out);
+
 uint64_t pd_clock_ms(void);  /* CLOCK_MONOTONIC, for every timer */
 uint64_t pd_clock_us(void);
 int64_t pd_wall_s(void);     /* UTC seconds, for log lines and invite expiry only */

@@ -69,13 +69,15 @@ typedef struct pd_model_info {
     uint64_t n_params;
     pd_compute compute;        /* what was chosen */
     size_t packed_bytes;       /* memory of the packed weights */
+    size_t reverse_bytes;      /* of them, what reverse mode added: about as much as the targets and the head */
 } pd_model_info;
 
 typedef struct pd_model pd_model;
 
 /* Pack a GGUF file's model (weights.h has the way for other files).  Borrows nothing from g after return.  gives *out.
  * Errors: PD_EUNSUPPORTED (architecture, tensor type, bf16 asked for on a processor without it; named),
- *         PD_EFORMAT (missing tensor, wrong shape; named), PD_ENOMEM.
+ *         PD_EFORMAT (missing tensor, wrong shape; named), PD_ENOMEM (with `backward` also where this machine has
+ *         less memory free than the weights would take; both are named).
  */
 PD_CHECKED pd_err pd_model_open(const pd_gguf *g, const pd_model_opts *opts, pd_model **out);
 void pd_model_close(pd_model *m);

@@ -13,9 +13,7 @@
 #include <unistd.h>
 
 static pd_err fail_errno(const char *what, const char *path) {
-    pd_err e = errno == ENOENT                       ? PD_ENOENT
-               : errno == ENOSPC || errno == EDQUOT ? PD_EFULL
-                                                    : PD_EIO;
+    pd_err e = errno == ENOENT ? PD_ENOENT : errno == ENOSPC || errno == EDQUOT ? PD_EFULL : PD_EIO;
     return pd_fail(e, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
@@ -62,7 +60,8 @@ pd_err pd_file_read(const char *path, size_t max, uint8_t **out, size_t *n) {
         return e;
     if (size > max) {
         close(fd);
-        return pd_fail(PD_EFORMAT, "%s has %zu bytes, more than the %zu it may have", path, size, max);
+        return pd_fail(PD_EFORMAT, "%s has %zu bytes, more than the %zu it may have", path, size,
+                       max);
     }
     uint8_t *p = malloc(size + 1);
     size_t got = 0;
@@ -221,4 +220,19 @@ void pd_sleep_ms(uint32_t ms) {
     struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000L};
     while (nanosleep(&t, &t) != 0 && errno == EINTR) {
     }
+}
+
+bool pd_proc_bytes(const char *path, const char *name, uint64_t *out) {
+    char line[256];
+    size_t n = strlen(name);
+    bool found = false;
+    FILE *f = fopen(path, "re");
+    while (f && !found && fgets(line, sizeof line, f))
+        if (strncmp(line, name, n) == 0 && line[n] == ':') {
+            *out = strtoull(line + n + 1, NULL, 10) * 1024;
+            found = true;
+        }
+    if (f)
+        fclose(f);
+    return found;
 }

@@ -119,6 +119,10 @@ typedef struct pd_run {
 } pd_run;
 
 /* The angles of positions 0 .. n-1. */
+/* Memory that reverse mode adds to a model's weights, into its info; is as much as all of them take available? */
+PD_CHECKED pd_err pd_reverse_fits(pd_model *m, uint64_t available);
+/* The same with what this machine has. */
+PD_CHECKED pd_err pd_room_for_reverse(pd_model *m);
 float *pd_rot_make(pd_arena *a, const pd_model_info *info, uint32_t rotated, uint32_t n);
 
 void pd_run_embed(const pd_run *r);                          /* x = E[ids] (+ P[pos]) */

@@ -228,8 +228,10 @@ pd_err pd_model_pack(const pd_weights *w, const pd_model_opts *opts, pd_model **
     pd_err e = choose_compute(m, opts->compute);
     if (!e) {
         describe(m, &w->info);
-        e = load(w, m);
+        e = m->backward ? pd_room_for_reverse(m) : PD_OK;
     }
+    if (!e)
+        e = load(w, m);
     if (e) {
         pd_model_close(m);
         return e;

@@ -12,26 +12,9 @@
 
 /* ---- this machine ---- */
 
-/* The number behind `name` in a file of "Name:   123 kB" lines, in bytes; false if it is not there.
- */
-static bool read_kb(const char *path, const char *name, uint64_t *out) {
-    char line[256];
-    size_t n = strlen(name);
-    bool found = false;
-    FILE *f = fopen(path, "re");
-    while (f && !found && fgets(line, sizeof line, f))
-        if (strncmp(line, name, n) == 0 && line[n] == ':') {
-            *out = strtoull(line + n + 1, NULL, 10) * 1024;
-            found = true;
-        }
-    if (f)
-        fclose(f);
-    return found;
-}
-
 static void add_bytes(cJSON *reply, const char *field, const char *path, const char *name) {
     uint64_t v;
-    if (read_kb(path, name, &v))
+    if (pd_proc_bytes(path, name, &v))
         pd_json_count(reply, field, v);
     else
         cJSON_AddNullToObject(reply, field);

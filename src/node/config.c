@@ -13,6 +13,7 @@ const pd_config pd_config_defaults = {
     .batch = 16,
     .batch_tokens = 1024,
     .probes = 1,
+    .local_steps = 1,
     .compute = PD_COMPUTE_AUTO,
     .checkpoint_hours = 4,
     .seed = 1,
@@ -31,6 +32,21 @@ pd_err pd_compute_parse(const char *text, pd_compute *out) {
 
 const char *pd_compute_name(pd_compute c) {
     return compute_names[c];
+}
+
+static const char *const estimator_names[] = {"probe", "project"};
+
+pd_err pd_estimator_parse(const char *text, pd_estimator *out) {
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, estimator_names[i]) == 0) {
+            *out = (pd_estimator)i;
+            return PD_OK;
+        }
+    return pd_fail(PD_EUSAGE, "unknown estimator '%s' (probe or project)", text);
+}
+
+const char *pd_estimator_name(pd_estimator e) {
+    return estimator_names[e];
 }
 
 pd_err pd_path_absolute(const char *path, char out[PD_CONFIG_PATH]) {
@@ -79,7 +95,7 @@ static bool has(const cJSON *j, const char *key) {
 
 static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     const char *bad = NULL;
-    char compute[8] = "auto";
+    char compute[8] = "auto", estimator[12] = "probe";
     get_text(j, "model", c->model, sizeof c->model, &bad);
     get_text(j, "data", c->data, sizeof c->data, &bad);
     get_text(j, "heldout", c->heldout, sizeof c->heldout, &bad);
@@ -99,6 +115,12 @@ static pd_err parse(const cJSON *j, const char *path, pd_config *c) {
     c->paused = get_bool(j, "paused", &bad);
     if (has(j, "checkpoint_hours"))
         c->checkpoint_hours = get_number(j, "checkpoint_hours", 0, 8760, &bad);
+    if (has(j, "local_steps"))
+        c->local_steps = (uint32_t)get_number(j, "local_steps", 1, 4096, &bad);
+    if (has(j, "estimator"))
+        get_text(j, "estimator", estimator, sizeof estimator, &bad);
+    if (!bad && pd_estimator_parse(estimator, &c->estimator) != PD_OK)
+        bad = "estimator";
     if (!bad && pd_compute_parse(compute, &c->compute) != PD_OK)
         bad = "compute";
     return bad ? pd_fail(PD_EFORMAT, "%s: `%s` is missing or not possible", path, bad) : PD_OK;
@@ -142,6 +164,8 @@ pd_err pd_config_write(const char *dir, const pd_config *c) {
     cJSON_AddNumberToObject(j, "batch", c->batch);
     cJSON_AddNumberToObject(j, "batch_tokens", c->batch_tokens);
     cJSON_AddNumberToObject(j, "probes", c->probes);
+    cJSON_AddStringToObject(j, "estimator", pd_estimator_name(c->estimator));
+    cJSON_AddNumberToObject(j, "local_steps", c->local_steps);
     cJSON_AddNumberToObject(j, "threads", c->threads);
     cJSON_AddStringToObject(j, "compute", pd_compute_name(c->compute));
     cJSON_AddBoolToObject(j, "thin", c->thin);

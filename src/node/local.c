@@ -10,11 +10,12 @@
 pd_local pd_local_of_defaults(void) {
     const pd_config *c = &pd_config_defaults;
     return (pd_local){.compute = "auto",
+                      .estimator = pd_estimator_name(c->estimator),
                       .listen = "0.0.0.0:7433",
                       .heldout_share = c->heldout_share,
                       .batch = c->batch,
                       .batch_tokens = c->batch_tokens,
-                      .probes = c->probes,
+                      .local_steps = c->local_steps,
                       .seed = c->seed};
 }
 
@@ -53,13 +54,19 @@ pd_err pd_local_config(const pd_local *l, const char *dir, pd_config *out) {
     c.heldout_share = l->heldout_share;
     c.batch = l->batch;
     c.batch_tokens = l->batch_tokens;
-    c.probes = l->probes;
+    c.local_steps = l->local_steps;
     c.threads = l->threads;
     c.seed = l->seed;
     c.thin = l->thin;
     c.observer = l->observer;
     c.skip_bad = l->skip_bad;
     pd_err e = pd_compute_parse(l->compute, &c.compute);
+    if (!e)
+        e = pd_estimator_parse(l->estimator, &c.estimator);
+    c.probes = l->probes ? l->probes : pd_estimator_probes(c.estimator);
+    if (!e && c.estimator == PD_ESTIMATOR_PROBE && c.local_steps > 1)
+        e = pd_fail(PD_EUSAGE,
+                    "--local-steps are steps along a gradient: give --estimator project");
     if (!e)
         e = pd_path_absolute(l->model, c.model);
     if (!e)

@@ -6,9 +6,10 @@
 #include "peerd/flags.h"
 
 typedef struct pd_local {
-    const char *model, *data, *heldout, *listen, *advertise, *name, *compute;
+    const char *model, *data, *heldout, *listen, *advertise, *name, *compute, *estimator;
     double heldout_share;
-    uint32_t batch, batch_tokens, probes, threads;
+    uint32_t batch, batch_tokens, local_steps, threads;
+    uint32_t probes; /* 0: as the estimator has it */
     uint64_t seed;
     bool thin, observer, skip_bad;
 } pd_local;
@@ -25,9 +26,12 @@ pd_local pd_local_of_defaults(void);
         {"listen", 0, PD_FLAG_TEXT, &(l)->listen, 0, 0, "ADDR", "where others dial this node (default 0.0.0.0:7433)"}, \
         {"advertise", 0, PD_FLAG_TEXT, &(l)->advertise, 0, 0, "ADDR", "what to tell them, behind a NAT"},              \
         {"name", 0, PD_FLAG_TEXT, &(l)->name, 0, 0, "NAME", "shown to others (default: the folder's name)"},           \
-        {"batch", 0, PD_FLAG_U32, &(l)->batch, 1, 4096, "N", "records a probe (default 16)"},                          \
+        {"batch", 0, PD_FLAG_U32, &(l)->batch, 1, 4096, "N", "records a probe or local step (default 16)"},            \
         {"batch-tokens", 0, PD_FLAG_U32, &(l)->batch_tokens, 16, 65536, "N", "tokens a probe at most (default 1024)"}, \
-        {"probes", 0, PD_FLAG_U32, &(l)->probes, 1, 4096, "K", "directions a batch (default 1)"},                      \
+        {"probes", 0, PD_FLAG_U32, &(l)->probes, 1, 4096, "K", "directions a batch (default 1; project: 16)"},         \
+        {"estimator", 0, PD_FLAG_TEXT, &(l)->estimator, 0, 0, "KIND",                                                  \
+         "probe: bytes from loss pairs; project: from gradients, about twice the memory (default probe)"},             \
+        {"local-steps", 0, PD_FLAG_U32, &(l)->local_steps, 1, 4096, "E", "batches a gradient (project; default 1)"},   \
         {"threads", 0, PD_FLAG_U32, &(l)->threads, 0, 1024, "N", "cores to use (default: all)"},                       \
         {"compute", 0, PD_FLAG_TEXT, &(l)->compute, 0, 0, "TYPE", "auto, f32 or bf16 (default auto)"},                 \
         {"seed", 0, PD_FLAG_U64, &(l)->seed, 0, 9007199254740992.0, "N", "of the held-out choice (default 1)"},        \

@@ -345,6 +345,8 @@ static pd_err open_trainer(pd_node *n) {
         .batch_records = s->config.batch,
         .batch_tokens = s->config.batch_tokens,
         .probes = s->config.probes,
+        .project = pd_config_projects(&s->config),
+        .local_steps = s->config.local_steps,
         .records = n->opts.records,
         .seed = s->config.seed ^ pd_random64(),
         .audit = s->begun.state == PD_AUDIT_OPEN,

@@ -1,11 +1,10 @@
 /* trainer.c - the training thread; see trainer.h.  The loop is `run`. */
-#include "trainer.h"
+#include "estimate.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
 
 #include <assert.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,42 +20,10 @@ enum {
     HELD_SHARE = 10, /* and ten times what one takes */
     RISING_MOST = 8, /* this many in a row above the best by the margin: stop speaking */
 };
-static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02, SMOOTH = 0.1;
+static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02;
 
 const char *const pd_trainer_state_names[] = {"starting", "waiting", "training",
                                               "paused",   "done",    "stopped"};
-
-struct pd_trainer {
-    pd_trainer_conf conf;
-    pthread_t thread;
-
-    pthread_mutex_t lock; /* everything down to `status` */
-    pthread_cond_t wake;
-    bool stop, pause, speak, news, refused, resumed;
-    pd_author author;
-    uint64_t refused_step;
-    pd_trainer_question *question;
-    void *question_ctx;
-    pd_trainer_status status;
-
-    /* the thread's own */
-    pd_bench bench;
-    pd_prober prober;
-    pd_rng rng;
-    uint8_t *signs;
-    int32_t *sealed;
-    uint32_t *order; /* of the training records, shuffled each epoch */
-    size_t at;       /* next one */
-    bool audit;      /* the checkpoint begun with is to be replayed, in `fresh` */
-    pd_replica fresh;
-    bool waits;         /* see pd_trainer_status */
-    bool lost;          /* the replica does not match the ledger: silent */
-    uint64_t due_ms;    /* when the run's rate allows the next batch */
-    bool behind;        /* the ledger holds more than was folded */
-    uint64_t core_step; /* where the core stood when it refused a record */
-    uint32_t rising;
-    uint64_t held_due_ms, digest_due_ms, checkpoint_due_ms, digest_changes, checkpoint_changes;
-};
 
 /* ---- what stands still: held-out loss, digest, checkpoint ---- */
 
@@ -83,8 +50,8 @@ static void say_held(const pd_loss *loss, uint64_t records) {
 static void evaluate(pd_trainer *t) {
     pd_loss loss = {0};
     uint64_t began = pd_clock_ms(), records = t->conf.replica->records;
-    pd_view_set(t->prober.plus, t->conf.replica->a, NULL, 0);
-    if (pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->prober.plus), &loss) != PD_OK)
+    pd_view_set(t->view, t->conf.replica->a, NULL, 0);
+    if (pd_evaluate(&t->bench, &t->conf.held, pd_view_adapter(t->view), &loss) != PD_OK)
         pd_warn("no held-out loss: %s", pd_fail_text());
     pthread_mutex_lock(&t->lock);
     t->status.held_at = records;
@@ -130,73 +97,24 @@ static void publish(pd_trainer *t, bool now) {
 
 /* ---- one batch ---- */
 
-/* The next records of this epoch into the batch: as many as asked for or fit. */
-static pd_err next_batch(pd_trainer *t) {
-    if (t->at == t->conf.train.n) {
-        pd_rng_shuffle(&t->rng, t->order, t->conf.train.n);
-        t->at = 0;
-    }
-    pd_subset rest = {t->conf.train.data, t->order, t->conf.train.n};
-    return pd_bench_fill(&t->bench, &rest, &t->at, t->conf.batch_records);
-}
-
-static void note_probe(pd_trainer *t, const pd_probe *p, bool finite, double seconds) {
-    double loss = (p->plus + p->minus) / 2;
-    pthread_mutex_lock(&t->lock);
-    pd_trainer_status *s = &t->status;
-    if (finite) {
-        s->loss = isnan(s->loss) ? loss : s->loss + SMOOTH * (loss - s->loss);
-        s->made++;
-    } else {
-        s->not_finite++;
-    }
-    s->probe_s = s->probe_s > 0 ? s->probe_s + SMOOTH * (seconds - s->probe_s) : seconds;
-    s->tokens += pd_batch_tokens(t->bench.batch);
-    s->next_step = pd_replica_next_step(t->conf.replica);
-    pthread_mutex_unlock(&t->lock);
-}
-
-/* Not so many bytes wait for their seal that another one would be lost. */
-static bool has_room(const pd_replica *r) {
-    return r->n_pending < PD_REPLICA_PENDING_MAX;
-}
-
-/* One direction: probe, byte, fold, speak. */
-static void one_record(pd_trainer *t) {
-    const pd_manifest *m = t->conf.manifest;
-    pd_replica *r = t->conf.replica;
-    uint64_t step = pd_replica_next_step(r), began = pd_clock_us();
-    uint8_t seed[32];
-    pd_probe p;
-    pd_direction_seed(r->replay.run, &r->author[r->own], step, seed);
-    pd_direction_signs(seed, t->signs, r->d);
-    pd_probe_at(&t->prober, r->a, t->signs, (float)pd_fixed_value(m->eps), &p);
-    bool finite = isfinite(p.g);
-    if (finite) {
-        uint8_t byte = pd_byte_encode(p.g, pd_fixed_value(m->scale), pd_rng_uniform(&t->rng));
-        bool taken = pd_replica_add(r, byte);
-        assert(taken); /* has_room */
-        (void)taken;
-        t->conf.hooks.gradient(t->conf.hooks.ctx, &r->author[r->own], step, byte);
-    } else {
-        pd_warn("a loss is not finite: no record from this batch");
-    }
-    note_probe(t, &p, finite, (double)(pd_clock_us() - began) / 1e6);
-}
-
 static void train(pd_trainer *t) {
-    pd_err e = next_batch(t);
+    uint32_t rate = t->conf.manifest->rate_max, k = 0;
+    uint64_t now = pd_clock_ms();
+    pd_err e = pd_trainer_make(t, &k);
     if (e) {
         pd_error("training stops: %s", pd_fail_text());
         t->lost = true;
         return;
     }
-    pd_replica *r = t->conf.replica;
-    uint32_t rate = t->conf.manifest->rate_max, k = 0;
-    uint64_t now = pd_clock_ms();
-    for (; k < t->conf.probes && pd_replica_next_step(r) < t->conf.records && has_room(r); k++)
-        one_record(t);
     t->due_ms = rate ? now + 1000 * (uint64_t)k / rate : 0; /* the run's pace: rate_max a second */
+}
+
+/* Take own records back from this step on; what a projector keeps no longer says what is missing.
+ */
+static void take_back(pd_trainer *t, uint64_t step) {
+    pd_replica_take_back(t->conf.replica, step);
+    if (t->conf.project)
+        pd_project_forget(&t->projector);
 }
 
 /* ---- the loop ---- */
@@ -218,7 +136,7 @@ static void take_voice(pd_trainer *t, const pd_author *author) {
  */
 static bool in_step(const pd_trainer *t) {
     const pd_replica *r = t->conf.replica;
-    return !t->behind && has_room(r) && pd_replica_next_step(r) >= t->core_step;
+    return !t->behind && pd_has_room(r) && pd_replica_next_step(r) >= t->core_step;
 }
 
 /* Take what others left for the thread; returns whether it should end. */
@@ -239,7 +157,7 @@ static bool take_orders(pd_trainer *t, bool *may) {
     if (speak)
         take_voice(t, &author);
     if (refused) {
-        pd_replica_take_back(r, refused_step);
+        take_back(t, refused_step);
         t->core_step = refused_step;
     }
     *may = speak && !pause && !t->lost && !t->waits && t->rising < RISING_MOST;
@@ -274,7 +192,7 @@ static void follow(pd_trainer *t) {
         /* The log was continued by what we had said before a crash or elsewhere: that is what
          * counts. */
         pd_warn("own unsealed records are taken back: %s", pd_fail_text());
-        pd_replica_take_back(t->conf.replica, 0);
+        take_back(t, 0);
     } else if (e && !t->lost) {
         pd_error("replay stops: %s", pd_fail_text());
         t->lost = true;
@@ -303,7 +221,7 @@ static void conclude_audit(pd_trainer *t) {
     pd_replay_digest(t->fresh.a, r->d, replayed);
     bool equal = memcmp(begun, replayed, sizeof begun) == 0;
     if (!equal) {
-        pd_replica_take_back(r, 0);
+        take_back(t, 0);
         memcpy(r->a, t->fresh.a, r->d * sizeof *r->a);
         r->changes++;
     }
@@ -401,6 +319,7 @@ static void *run(void *arg) {
 static void trainer_free(pd_trainer *t) {
     pd_replica_close(&t->fresh);
     pd_prober_close(&t->prober);
+    pd_projector_close(&t->projector);
     pd_bench_close(&t->bench);
     free(t->signs);
     free(t->sealed);
@@ -412,11 +331,21 @@ static void trainer_free(pd_trainer *t) {
 
 static pd_err prepare(pd_trainer *t) {
     size_t d = t->conf.replica->d, n = t->conf.train.n;
-    pd_err e = pd_bench_open(t->conf.model, t->conf.batch_tokens, 2, false, &t->bench);
+    bool project = t->conf.project;
+    pd_err e =
+        pd_bench_open(t->conf.model, t->conf.batch_tokens, project ? 1 : 2, project, &t->bench);
     if (!e)
-        e = pd_prober_open(&t->bench, t->conf.space, &t->prober);
+        e = project ? pd_projector_open(&t->bench, t->conf.space, t->conf.manifest, &t->projector)
+                    : pd_prober_open(&t->bench, t->conf.space, &t->prober);
     if (e)
         return e;
+    if (project)
+        pd_info("bytes from gradients, K %u, E %u: reverse mode takes %zu MiB for weights and "
+                "%zu MiB for activations",
+                t->conf.probes, t->conf.local_steps,
+                pd_model_info_of(t->conf.model)->reverse_bytes >> 20,
+                pd_work_bytes(t->bench.work) >> 20);
+    t->view = project ? t->projector.view : t->prober.plus;
     t->signs = malloc((d + 7) / 8);
     t->sealed = malloc(d * sizeof *t->sealed);
     t->order = malloc(n * sizeof *t->order);

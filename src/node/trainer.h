@@ -1,4 +1,4 @@
-/* trainer.h - the thread that probes: follows the ledger, turns batches into bytes, watches the
+/* trainer.h - the thread that trains: follows the ledger, turns batches into bytes, watches the
  * held-out loss.
  *
  *   data > tokens > LOSS PAIR > BYTE > ledger > gossip > REPLAY > WEIGHTS
@@ -11,6 +11,7 @@
 #define PD_TRAINER_H
 
 #include "peerd/probe.h"
+#include "peerd/project.h"
 #include "peerd/replica.h"
 #include "peerd/store.h"
 
@@ -34,9 +35,11 @@ typedef struct pd_trainer_conf {
     pd_ledger *ledger;
     const pd_model *model;
     const pd_space *space;
-    pd_replica *replica;    /* borrowed until pd_trainer_stop returns */
-    pd_subset train, held;  /* held may be empty */
-    uint32_t batch_records; /* examples a probe */
+    pd_replica *replica;   /* borrowed until pd_trainer_stop returns */
+    pd_subset train, held; /* held may be empty */
+    bool project; /* bytes from gradients, not from loss pairs; the model does reverse mode */
+    uint32_t local_steps;   /* batches a gradient, >= 1; project only */
+    uint32_t batch_records; /* examples a probe, or a local step */
     uint32_t batch_tokens;  /* capacity of a batch */
     uint32_t probes;        /* directions a batch */
     uint64_t records;       /* own records to make in all; UINT64_MAX: no end */
@@ -62,9 +65,9 @@ typedef struct pd_trainer_status {
     uint64_t not_finite;             /* probes that gave no byte */
     uint64_t records;                /* sealed records in the model */
     uint8_t digest[PD_DIGEST_BYTES]; /* of exactly those */
-    double loss;                     /* of recent probes, smoothed; NAN before the first */
-    double probe_s;                  /* seconds a probe, smoothed; 0 before the first */
-    uint64_t tokens;                 /* of one side, all probes */
+    double loss;                     /* of recent batches, smoothed; NAN before the first */
+    double probe_s;                  /* seconds a record, smoothed; 0 before the first */
+    uint64_t tokens;                 /* of one side, all batches */
     pd_loss held_first, held_now;    /* units 0: none yet */
     double held_best;
     uint64_t held_at; /* records in the model at held_now */
@@ -73,7 +76,7 @@ typedef struct pd_trainer_status {
 } pd_trainer_status;
 
 PD_CHECKED pd_err pd_trainer_start(const pd_trainer_conf *conf, pd_trainer **out);
-/* End the thread after the probe it is in, with a last checkpoint; frees.  NULL is fine. */
+/* End the thread after the probe or local step it is in, with a last checkpoint; frees.  NULL is fine. */
 void pd_trainer_stop(pd_trainer *t);
 
 /* From the core's thread: may it speak, as whom, from which step on; the ledger grew; the core did

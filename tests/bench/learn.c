@@ -3,14 +3,16 @@
  *
  *   learn --model M --calibrate C --test T [options] SITE.jsonl ...
  *
- * Calibrates, proposes constants (or takes them), lets the sites probe in turn, each byte encoded,
- * decoded and replayed as in a run, and prints the test loss along the way; then, if asked, each
- * site alone, first-order Adam in the same space on the pooled sites, and the captured share of
- * their gradient.  What the figures of README and the choice of defaults come from.
+ * Calibrates, proposes constants (or takes them), lets the sites make bytes in turn, by probes or
+ * by projected gradients, each byte encoded, decoded and replayed as in a run, and prints the test
+ * loss along the way, with the records that were read for it and the seconds it took; then, if
+ * asked, each site alone, first-order Adam in the same space on the pooled sites, and the captured
+ * share of their gradient.  What the figures of README and the choice of defaults come from.
  */
 #include "peerd/calibrate.h"
 #include "peerd/log.h"
 #include "peerd/probe.h"
+#include "peerd/project.h"
 #include "peerd/replay.h"
 
 #include <getopt.h>
@@ -18,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { SITES_MAX = 16 };
 
@@ -29,6 +32,8 @@ typedef struct options {
     double lr, eps, scale, clip, whiten;
     uint64_t bytes, seed;
     uint32_t adam, alone, capture, lag;
+    uint32_t propose, project, probes, local_steps; /* project: a gradient instead of a loss pair */
+    double feedback;
     double adam_lr;
     pd_compute compute;
 } options;
@@ -45,7 +50,16 @@ typedef struct bench_state {
     pd_manifest manifest;
     pd_space *space;
     pd_prober prober;
+    pd_projector projector;
+    uint64_t read;  /* records that went through the model for the bytes of this swarm */
+    double seconds; /* that they took */
 } bench_state;
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
 
 static void check(pd_err e) {
     if (!e)
@@ -58,8 +72,9 @@ static void show(bench_state *b, const char *what, uint64_t bytes, const pd_adap
     pd_loss l;
     pd_subset all = pd_subset_all(b->test);
     check(pd_evaluate(&b->two, &all, a, &l));
-    printf("%-24s %6llu   %.4f / %.3f\n", what, (unsigned long long)bytes, pd_loss_mean(&l),
-           l.choices ? (double)l.correct / (double)l.choices : NAN);
+    printf("%-24s %6llu   %.4f / %.3f   %8llu records %8.2f s\n", what, (unsigned long long)bytes,
+           pd_loss_mean(&l), l.choices ? (double)l.correct / (double)l.choices : NAN,
+           (unsigned long long)b->read, b->seconds);
     fflush(stdout);
 }
 
@@ -85,12 +100,14 @@ static void calibrate(bench_state *b) {
     b->manifest.n_coords = pd_space_size(PD_SPACE_ALIGNED, co.rank, co.targets, info);
     check(pd_space_open(&b->manifest, info, b->basis, &b->space));
     check(pd_prober_open(&b->two, b->space, &b->prober));
+    check(pd_projector_open(&b->one, b->space, &b->manifest, &b->projector));
+    b->projector.feedback = b->o.feedback;
 }
 
 static void choose(bench_state *b) {
     pd_proposal p;
     pd_subset own = pd_subset_all(b->site[0]);
-    check(pd_propose(&b->prober, &own, 48, b->o.batch, b->o.seed, &p));
+    check(pd_propose(&b->prober, &own, b->o.propose, b->o.batch, b->o.seed, &p));
     printf("proposal: loss %.3f curvature %.1f spread %.2f -> eps %.2g lr %.2g scale %.2g (clip "
            "%.2f)\n",
            p.loss, p.curvature, p.spread, p.eps, p.lr, p.scale, p.scale * 2048);
@@ -106,51 +123,123 @@ static void choose(bench_state *b) {
            b->o.batch, (unsigned long long)b->manifest.decay_records);
 }
 
+/* One site of a swarm. */
+typedef struct member {
+    pd_author author;
+    uint32_t *order; /* of its records, shuffled each epoch */
+    size_t count, at;
+    float *residual, *gradient; /* (d) what a projector keeps of it */
+    uint32_t left;              /* bytes to be made of that gradient */
+} member;
+
+static void member_open(const bench_state *b, uint32_t site, member *m) {
+    size_t d = (size_t)b->manifest.n_coords;
+    *m = (member){.count = pd_data_count(b->site[site])};
+    m->author.key[0] = (uint8_t)site;
+    m->order = malloc(m->count * sizeof *m->order);
+    m->residual = calloc(2 * d, sizeof *m->residual);
+    m->gradient = m->residual + d;
+    for (size_t i = 0; i < m->count; i++)
+        m->order[i] = (uint32_t)i;
+    m->at = m->count;
+}
+
+static void member_close(member *m) {
+    free(m->order);
+    free(m->residual);
+}
+
+/* The next `batch` records of this epoch. */
+static pd_subset next_batch(const bench_state *b, uint32_t site, member *m, pd_rng *rng) {
+    if (m->at + b->o.batch > m->count) {
+        pd_rng_shuffle(rng, m->order, m->count);
+        m->at = 0;
+    }
+    pd_subset batch = {b->site[site], m->order + m->at, b->o.batch};
+    m->at += b->o.batch;
+    return batch;
+}
+
+/* The member's next byte at a, along the signs; `rate` is that of its step in the run. */
+static uint8_t make_byte(bench_state *b, uint32_t site, member *m, const int32_t *a,
+                         const uint8_t *signs, double rate, pd_rng *rng) {
+    pd_projector *p = &b->projector;
+    double scale = pd_fixed_value(b->manifest.scale), g;
+    size_t d = (size_t)b->manifest.n_coords, bytes = d * sizeof(float), next = 0;
+    if (!b->o.project) {
+        pd_subset batch = next_batch(b, site, m, rng);
+        pd_probe probe;
+        check(pd_bench_fill(&b->two, &batch, &next, batch.n));
+        pd_probe_at(&b->prober, a, signs, (float)b->o.eps, &probe);
+        b->read += batch.n;
+        g = probe.g;
+    } else {
+        for (uint32_t e = 0; !m->left && e < b->o.local_steps; e++) {
+            pd_loss loss;
+            pd_subset batch = next_batch(b, site, m, rng);
+            if (e == 0)
+                pd_project_begin(p, a);
+            check(pd_project_step(p, &batch, rate * b->o.probes / b->o.local_steps, &loss));
+            b->read += batch.n;
+        }
+        if (m->left) {
+            memcpy(p->sum, m->gradient, bytes);
+        } else {
+            m->left = pd_project_end(p) ? b->o.probes : 1;
+            memcpy(m->gradient, p->sum, bytes);
+        }
+        m->left--;
+        memcpy(p->residual, m->residual, bytes);
+        g = pd_project_on(p, signs);
+    }
+    uint8_t byte = isfinite(g) ? pd_byte_encode(g, scale, pd_rng_uniform(rng)) : 0;
+    if (b->o.project) {
+        pd_project_sent(p, signs, pd_byte_value(byte) * scale);
+        memcpy(m->residual, p->residual, bytes);
+    }
+    return byte;
+}
+
+/* Who makes byte k of a swarm of n, and at which of its steps: sites in turn, each as many as one
+ * gradient gives. */
+static uint32_t turn_of(const bench_state *b, uint64_t k, uint32_t n, uint64_t *step) {
+    uint64_t burst = b->o.project ? b->o.probes : 1, turn = k / burst;
+    *step = turn / n * burst + k % burst;
+    return (uint32_t)(turn % n);
+}
+
 /* Sites [from, from + n) in turn, `bytes` records in all; a record enters the model `lag` records
  * later. */
 static void swarm(bench_state *b, const char *name, uint32_t from, uint32_t n, uint64_t bytes) {
     size_t d = (size_t)b->manifest.n_coords;
     int32_t *a = calloc(d, sizeof *a);
-    uint8_t *signs = malloc((d + 7) / 8);
-    uint32_t *order[SITES_MAX];
-    size_t at[SITES_MAX];
-    pd_author author[SITES_MAX] = {0};
+    uint8_t *signs = malloc((d + 7) / 8), *queue = malloc(bytes);
+    member site[SITES_MAX];
     pd_rng rng = {b->o.seed + 77};
     b->manifest.decay_records = bytes / n ? bytes / n : 1;
     pd_replay replay;
     pd_replay_of(&b->manifest, &replay);
-    uint8_t *queue = malloc(bytes);
     memcpy(replay.run, &b->o.seed, sizeof b->o.seed);
-    for (uint32_t s = 0; s < n; s++) {
-        size_t count = pd_data_count(b->site[from + s]);
-        order[s] = malloc(count * sizeof **order);
-        for (size_t i = 0; i < count; i++)
-            order[s][i] = (uint32_t)i;
-        at[s] = count;
-        author[s].key[0] = (uint8_t)(from + s);
-    }
+    for (uint32_t s = 0; s < n; s++)
+        member_open(b, from + s, &site[s]);
+    b->read = 0;
+    b->seconds = 0;
     for (uint64_t k = 0; k < bytes + b->o.lag; k++) {
         if (k < bytes) {
-            uint32_t s = (uint32_t)(k % n);
-            size_t count = pd_data_count(b->site[from + s]);
-            if (at[s] + b->o.batch > count) {
-                pd_rng_shuffle(&rng, order[s], count);
-                at[s] = 0;
-            }
-            pd_subset all = {b->site[from + s], order[s], count};
             uint8_t seed[32];
-            pd_probe p;
-            check(pd_bench_fill(&b->two, &all, &at[s], b->o.batch));
-            pd_direction_seed(replay.run, &author[s], k / n, seed);
+            uint64_t step;
+            uint32_t s = turn_of(b, k, n, &step);
+            double began = now_s(), rate = pd_fixed_value(pd_schedule_at(&replay.schedule, step)) /
+                                           pd_fixed_value(b->manifest.scale);
+            pd_direction_seed(replay.run, &site[s].author, step, seed);
             pd_direction_signs(seed, signs, d);
-            pd_probe_at(&b->prober, a, signs, (float)b->o.eps, &p);
-            queue[k] = isfinite(p.g) ? pd_byte_encode(p.g, pd_fixed_value(b->manifest.scale),
-                                                      pd_rng_uniform(&rng))
-                                     : 0;
+            queue[k] = make_byte(b, from + s, &site[s], a, signs, rate, &rng);
+            b->seconds += now_s() - began;
         }
         if (k >= b->o.lag) {
-            uint64_t j = k - b->o.lag;
-            pd_replay_fold(&replay, a, d, &author[j % n], j / n, &queue[j], 1);
+            uint64_t j = k - b->o.lag, step;
+            uint32_t s = turn_of(b, j, n, &step);
+            pd_replay_fold(&replay, a, d, &site[s].author, step, &queue[j], 1);
             if ((j + 1) % b->o.every == 0) {
                 pd_view_set(b->prober.plus, a, NULL, 0);
                 show(b, name, j + 1, pd_view_adapter(b->prober.plus));
@@ -158,7 +247,7 @@ static void swarm(bench_state *b, const char *name, uint32_t from, uint32_t n, u
         }
     }
     for (uint32_t s = 0; s < n; s++)
-        free(order[s]);
+        member_close(&site[s]);
     free(queue);
     free(signs);
     free(a);
@@ -200,19 +289,26 @@ static void usage(void) {
     fprintf(stderr, "usage: learn --model M --calibrate C --test T [--rank R --warm N --groups G "
                     "--lr X --eps X --clip X --bytes N\n"
                     "  --batch N --every N --lag N --seed S --adam STEPS --adam-lr X --alone "
-                    "--capture --f32] SITE.jsonl ...\n");
+                    "--capture --f32\n"
+                    "  --propose N --project --probes K --local-steps E --feedback X] "
+                    "SITE.jsonl ...\n");
     exit(2);
 }
 
 static options parse(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"model", 1, 0, 'm'},   {"calibrate", 1, 0, 'c'}, {"test", 1, 0, 't'},
-        {"rank", 1, 0, 'r'},    {"warm", 1, 0, 'w'},      {"groups", 1, 0, 'g'},
-        {"lr", 1, 0, 'l'},      {"eps", 1, 0, 'e'},       {"clip", 1, 0, 'k'},
-        {"bytes", 1, 0, 'b'},   {"batch", 1, 0, 'B'},     {"every", 1, 0, 'E'},
-        {"seed", 1, 0, 's'},    {"adam", 1, 0, 'a'},      {"alone", 0, 0, 'A'},
-        {"capture", 0, 0, 'C'}, {"adam-lr", 1, 0, 'L'},   {"f32", 0, 0, 'f'},
-        {"lag", 1, 0, 'G'},     {"whiten", 1, 0, 'W'},    {0, 0, 0, 0}};
+    static const struct option longs[] = {{"model", 1, 0, 'm'},    {"calibrate", 1, 0, 'c'},
+                                          {"test", 1, 0, 't'},     {"rank", 1, 0, 'r'},
+                                          {"warm", 1, 0, 'w'},     {"groups", 1, 0, 'g'},
+                                          {"lr", 1, 0, 'l'},       {"eps", 1, 0, 'e'},
+                                          {"clip", 1, 0, 'k'},     {"bytes", 1, 0, 'b'},
+                                          {"batch", 1, 0, 'B'},    {"every", 1, 0, 'E'},
+                                          {"seed", 1, 0, 's'},     {"adam", 1, 0, 'a'},
+                                          {"alone", 0, 0, 'A'},    {"capture", 0, 0, 'C'},
+                                          {"adam-lr", 1, 0, 'L'},  {"f32", 0, 0, 'f'},
+                                          {"lag", 1, 0, 'G'},      {"whiten", 1, 0, 'W'},
+                                          {"project", 0, 0, 'p'},  {"propose", 1, 0, 'P'},
+                                          {"probes", 1, 0, 'K'},   {"local-steps", 1, 0, 'S'},
+                                          {"feedback", 1, 0, 'F'}, {0, 0, 0, 0}};
     options o = {.rank = 4,
                  .whiten = 1,
                  .batch = 16,
@@ -221,7 +317,11 @@ static options parse(int argc, char **argv) {
                  .groups = 4,
                  .bytes = 300,
                  .seed = 1,
-                 .adam_lr = 5e-3};
+                 .adam_lr = 5e-3,
+                 .propose = 48,
+                 .probes = 1,
+                 .local_steps = 1,
+                 .feedback = 1};
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         double x = optarg ? atof(optarg) : 0;
         switch (c) {
@@ -282,6 +382,21 @@ static options parse(int argc, char **argv) {
         case 'G':
             o.lag = (uint32_t)x;
             break;
+        case 'p':
+            o.project = 1;
+            break;
+        case 'P':
+            o.propose = (uint32_t)x;
+            break;
+        case 'K':
+            o.probes = (uint32_t)x;
+            break;
+        case 'S':
+            o.local_steps = (uint32_t)x;
+            break;
+        case 'F':
+            o.feedback = x;
+            break;
         case 'f':
             o.compute = PD_COMPUTE_F32;
             break;
@@ -290,7 +405,7 @@ static options parse(int argc, char **argv) {
         }
     }
     if (!o.model || !o.calibrate || !o.test || optind == argc || !o.batch || o.batch > 64 ||
-        !o.every)
+        !o.every || !o.probes || !o.local_steps)
         usage();
     return o;
 }

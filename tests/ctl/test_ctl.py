@@ -358,6 +358,42 @@ class Nodes(unittest.TestCase):
         gamma.stop()
         self.assertTrue(run(PEERD, "verify", gamma.dir).startswith("equal: "))
 
+    def test_estimators(self):
+        """A node that probes and one that projects gradients make one model and learn, also when the second is killed."""
+        shutil.rmtree(self.alpha.dir)
+        words = {0: ("game", "puzzle", "dungeon", "card game"), 1: ("compiler", "library", "debugger", "parser")}
+        with open(self.data, "w") as f:
+            for i in range(80):
+                text = ("This package contains a %s", "A small %s for the desktop")[i // 8 % 2] % words[i % 2][i // 2 % 4]
+                f.write(json.dumps({"prompt": text + ". It is for", "choices": [" play", " development"], "answer": i % 2}))
+                f.write("\n")
+        space = ["--calibrate", self.data, "--rank", "1", "--warm-steps", "0", "--propose", "8", "--rate-max", "1000"]
+        run(PEERD, "init", self.alpha.dir, *self.local, *space, "--batch", "8")
+        wanted = ["--seal-ms", "300", "--records"]
+        self.alpha.start(*wanted, "60")
+        wait_for("alpha speaks", lambda: self.alpha.status()["state"] in ("speaking", "done"))
+        ticket = self.alpha.ctl("invite").split()[0]
+        projects = ["--estimator", "project", "--probes", "7", "--local-steps", "2", "--batch", "8"]
+        run(PEERD, "join", self.beta.dir, ticket, *self.local, *projects)
+        self.beta.start(*wanted, "35")
+        self.beta.wait_said("bytes from gradients, K 7, E 2: reverse mode takes")
+        wait_for("half of beta's records", lambda: self.beta.status()["step"] >= 35)
+        self.beta.stop(signal.SIGKILL)
+        held = len(self.alpha.steps("beta"))
+        self.beta.start(*wanted, "70")
+        for node, steps in ((self.alpha, 60), (self.beta, 70)):
+            wait_for("all records", lambda: node.status()["state"] == "done" and node.status()["step"] == steps)
+        wait_for("all of both", lambda: self.alpha.status()["records"] == self.beta.status()["records"] == 130)
+        self.settle()
+        self.assertEqual(self.alpha.steps("beta"), self.beta.steps("beta"))
+        self.assertGreaterEqual(len(self.beta.steps("beta")), max(held, 70))
+        beta = json.loads(self.alpha.ctl("members", "--json"))["members"]
+        self.assertEqual([m["incarnation"] for m in beta], [0, 0])
+        self.beta.stop()
+        start, end = (json.loads(run(PEERD, "eval", at, "--data", self.data, "--threads", "1", "--json"))["nll"]
+                      for at in (self.model, self.beta.dir))
+        self.assertLess(end, 0.9 * start)
+
     def test_stopped(self):
         """A doctor for a node that does not run says so, and the line that starts it."""
         found = json.loads(run(PEERCTL, "-d", self.alpha.dir, "doctor", "--json", ok=(1,)))

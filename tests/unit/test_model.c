@@ -1,6 +1,7 @@
 /* test_model.c - the transformer against another implementation's numbers (vectors/lm, made by
  * make_lm.py), and the ways a batch may be laid out, which must not matter.
  */
+#include "../../src/lm/engine.h"
 #include "micro.h"
 #include "peerd/file.h"
 #include "peerd/model.h"
@@ -415,6 +416,33 @@ START_TEST(what_is_not_done_is_refused_by_name) {
 }
 END_TEST
 
+/* A node is told what reverse mode costs, and is refused what the machine has not got rather than
+ * killed for it: the figure is what packing really takes. */
+START_TEST(reverse_mode_says_what_it_takes) {
+    size_t packed[2];
+    pd_model *p;
+    pd_gguf *g;
+    ck_assert_int_eq(pd_gguf_open(pd_test_path("examples/models/house-2m.gguf"), &g), PD_OK);
+    for (int backward = 0; backward < 2; backward++) {
+        pd_model_opts o = {.compute = PD_COMPUTE_F32, .threads = 1, .backward = backward};
+        ck_assert_int_eq(pd_model_open(g, &o, &p), PD_OK);
+        packed[backward] = pd_model_info_of(p)->packed_bytes;
+        if (!backward) {
+            ck_assert_uint_eq(pd_model_info_of(p)->reverse_bytes, 0);
+            pd_model_close(p);
+        }
+    }
+    double more = (double)(packed[1] - packed[0]);
+    size_t says = pd_model_info_of(p)->reverse_bytes;
+    ck_assert_msg(fabs((double)says - more) < 0.25 * more, "%zu, really %g", says, more);
+    ck_assert_int_eq(pd_reverse_fits(p, packed[1] / 2), PD_ENOMEM);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "--estimator probe"));
+    ck_assert_int_eq(pd_reverse_fits(p, 2 * packed[1]), PD_OK);
+    pd_model_close(p);
+    pd_gguf_close(g);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_loop_test(tc, every_nll_equals_the_reference_in_f32, 0, 3);
     tcase_add_loop_test(tc, mean_nll_is_near_the_reference_in_bf16, 0, 3);
@@ -424,6 +452,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, a_session_gives_the_same_predictions);
     tcase_add_test(tc, gradient_holds_across_blocks_of_keys);
     tcase_add_test(tc, what_is_not_done_is_refused_by_name);
+    tcase_add_test(tc, reverse_mode_says_what_it_takes);
 }
 
 PD_TEST_MAIN("model", 120)

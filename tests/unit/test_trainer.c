@@ -74,11 +74,11 @@ static void on_audited(void *ctx, pd_audit_state state) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static void open_subject(subject *s) {
+static void open_subject_by(subject *s, bool project) {
     memset(s, 0, sizeof *s);
     pd_log_set(PD_LOG_ERROR);
     pthread_mutex_init(&s->said.lock, NULL);
-    s->h = house_open(false);
+    s->h = house_open(project);
     const pd_model_info *info = pd_model_info_of(s->h.model);
     s->data = choice_data(&s->h, 1, 20);
     s->held = choice_data(&s->h, 2, 4);
@@ -96,10 +96,16 @@ static void open_subject(subject *s) {
                                 .held = pd_subset_all(s->held),
                                 .batch_records = BATCH,
                                 .batch_tokens = TOKENS,
-                                .probes = 1,
+                                .project = project,
+                                .local_steps = project ? 2 : 1,
+                                .probes = project ? 5 : 1,
                                 .records = UINT64_MAX,
                                 .seed = 5,
                                 .hooks = {&s->said, on_gradient, on_checkpoint, on_audited}};
+}
+
+static void open_subject(subject *s) {
+    open_subject_by(s, false);
 }
 
 static void start(subject *s) {
@@ -175,7 +181,7 @@ static void expect_digest(subject *s, const uint8_t got[PD_DIGEST_BYTES]) {
  */
 START_TEST(makes_its_records) {
     subject s;
-    open_subject(&s);
+    open_subject_by(&s, _i);
     s.conf.records = 12;
     start(&s);
     WAIT(status(&s).state == PD_TRAINER_WAITING);
@@ -355,7 +361,7 @@ END_TEST
 /* The core stands where it stands: after a refusal the records from there on are made again. */
 START_TEST(is_refused) {
     subject s;
-    open_subject(&s);
+    open_subject_by(&s, _i);
     start(&s);
     pd_trainer_speak(s.trainer, true, &me);
     WAIT(count(&s) >= 6);
@@ -409,7 +415,7 @@ END_TEST
 START_TEST(log_says_otherwise) {
     subject s;
     uint8_t log[2];
-    open_subject(&s);
+    open_subject_by(&s, _i);
     start(&s);
     pd_trainer_speak(s.trainer, true, &me);
     WAIT(count(&s) >= 4);
@@ -572,15 +578,15 @@ START_TEST(ends) {
 END_TEST
 
 static void add_tests(TCase *tc) {
-    tcase_add_test(tc, makes_its_records);
+    tcase_add_loop_test(tc, makes_its_records, 0, 2); /* by probes, by gradients */
     tcase_add_test(tc, the_checkpoint_begun_with_is_replayed);
     tcase_add_test(tc, replay_waits_for_what_it_does_not_hold);
     tcase_add_test(tc, several_probes_a_batch);
     tcase_add_test(tc, follows);
     tcase_add_test(tc, pauses);
-    tcase_add_test(tc, is_refused);
+    tcase_add_loop_test(tc, is_refused, 0, 2); /* by probes, by gradients */
     tcase_add_test(tc, waits_for_what_the_core_holds);
-    tcase_add_test(tc, log_says_otherwise);
+    tcase_add_loop_test(tc, log_says_otherwise, 0, 2); /* by probes, by gradients */
     tcase_add_test(tc, another_incarnation);
     tcase_add_test(tc, not_finite);
     tcase_add_test(tc, room_for_pending);
