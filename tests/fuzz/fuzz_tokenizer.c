@@ -3,10 +3,9 @@
  * Input: kind 1 | count 1 | (size 1 | type 1 | token) ... | merges 1 | (size 1 | merge) ... | text.
  * The rest of the file is sound, so that the search is spent on what the lists say.
  */
-#include "fuzz.h"
+#include "encode.h"
 
 #include "../unit/gguf_writer.h"
-#include "peerd/tokenizer.h"
 
 enum { TOKENS_MAX = 600, MERGES_MAX = 64 };
 
@@ -74,18 +73,6 @@ static gw_buf file_of(fuzz_bytes *in) {
     return gw_finish(&w);
 }
 
-static void encode(const pd_tokenizer *t, const char *text, size_t n, bool special) {
-    uint32_t *ids = NULL;
-    size_t count = 0, size;
-    if (pd_tokenizer_encode(t, text, n, special, &ids, &count) != PD_OK)
-        return;
-    for (size_t i = 0; i < count; i++) {
-        FUZZ_CHECK(ids[i] < pd_tokenizer_vocab(t));
-        FUZZ_CHECK(pd_tokenizer_piece(t, ids[i], &size) != NULL || size == 0);
-    }
-    free(ids);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     fuzz_bytes in = {p, n};
     gw_buf file = file_of(&in);
@@ -97,8 +84,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     if (pd_gguf_open(path, &g) != PD_OK)
         return 0;
     if (pd_tokenizer_open(g, &t) == PD_OK) {
-        encode(t, (const char *)in.p, in.n, false);
-        encode(t, (const char *)in.p, in.n, true);
+        fuzz_encode(t, (const char *)in.p, in.n, false);
+        fuzz_encode(t, (const char *)in.p, in.n, true);
         pd_tokenizer_digest(t, digest);
         (void)pd_tokenizer_chat(t);
         pd_tokenizer_close(t);
