@@ -97,6 +97,11 @@ static pd_err take_buffers(pd_merge *x) {
 
 pd_err pd_merge_open(const pd_merged *of, pd_merge *out) {
     *out = (pd_merge){.of = of};
+    if (pd_base_is_folder(of->base))
+        return pd_fail(PD_EUNSUPPORTED,
+                       "a merged model is made from a GGUF file, and the base %s is a Hugging Face "
+                       "folder: use --format peft",
+                       of->base);
     pd_err e = pd_gguf_open(of->base, &out->base);
     if (!e)
         e = check_digest(out);

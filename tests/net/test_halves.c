@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
     if (pd_crypto_init())
         return 1;
     uint64_t from = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 5;
+    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 2;
     int failed = 0;
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts && to >= from; i++)
         failed |= all_seeds(&cuts[i], from, to);

@@ -1,7 +1,7 @@
 /* test_mesh.c - seeds of a small swarm under faults: nothing wrong while they last, everyone equal
  * after they end.
  *
- *   test_mesh            400 seeds and one with Ed25519; every tenth twice, for equal traces
+ *   test_mesh            250 seeds and one with Ed25519; every tenth twice, for equal traces
  *   test_mesh A B        seeds A..B
  *   test_mesh SEED       one seed; MESH_NOTES=1 prints what the nodes say
  *   test_mesh_planted    each planted bug must be found
@@ -219,7 +219,7 @@ int main(int argc, char **argv) {
     return planted();
 #else
     uint64_t from = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 400;
+    uint64_t to = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? from : 250;
     outcome sum = {0};
     int failed = 0;
     clock_t began = clock();
