@@ -1,6 +1,7 @@
 /* merge.c - W + up^T down, some rows at a time; see merge.h. */
 #include "merge.h"
 #include "export.h"
+#include "peerd/base.h"
 #include "peerd/bytes.h"
 #include "peerd/log.h"
 #include "peerd/quant.h"

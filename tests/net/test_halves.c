@@ -1,7 +1,7 @@
 /* test_halves.c - a run of thirty falls apart and the lines come back: how soon does everyone hold
  * the same?
  *
- *   test_halves          5 seeds of each cut, in virtual time: equal within a minute
+ *   test_halves          2 seeds of each cut, in virtual time: equal within a minute
  *   test_halves A B      seeds A..B
  *
  * After five minutes in halves nobody has a link across and nobody misses one, since each half has
