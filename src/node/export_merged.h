@@ -15,7 +15,7 @@
 #include "peerd/gguf.h"
 #include "peerd/space.h"
 
-enum { PD_MERGED_AUTO = UINT32_MAX }; /* F32 and BF16 where W is, else F16 */
+enum { PD_MERGED_AUTO = INT32_MAX }; /* F32 and BF16 where W is, else F16 */
 
 /* What is merged. */
 typedef struct pd_merged {
