@@ -54,8 +54,9 @@ def manifest_number(node, name):
         return int(re.search(r"^%s\W+(\d+)" % re.escape(name), f.read(), re.MULTILINE).group(1))
 
 
-def attests(node):
-    return "checkpoint" in node.peerctl("log", "--author", node.name, "--control")
+def attests(node, digest="checkpoint"):
+    """Any checkpoint, or the one of this model."""
+    return digest in node.peerctl("log", "--author", node.name, "--control")
 
 
 @test(nodes=18, seconds=120)
@@ -101,6 +102,70 @@ def pieces(o):
     return "%s killed after %d bytes of a basis of %d, %s sent %d more; %d came down; equal %.1f s after the last of " \
            "%d records" % (killed.name, max(at_kill), size, s.nodes[after.index(max(after))].name, max(after), came, took,
                            s.compare())
+
+
+def joins(s, late, inviter, wanted):
+    """It asks for a checkpoint, and this is what it says of that."""
+    said = s.join(late, s.ticket(inviter), "--catch-up", "checkpoint", seconds=300)
+    check(wanted in said, "%s: not said: %s: %s" % (late.name, wanted, said.strip()))
+    late.start()
+
+
+@test(nodes=5, seconds=140)
+def liar(o):
+    """A member attests a wrong checkpoint, and nobody else does; then it sends other bytes than those attested."""
+    s = Swarm(o, o.nodes, spare=3)
+    s.assemble()
+    liar, honest = s.nodes[-1], s.nodes[:-1]
+    first = honest[0]
+
+    def restart(lie):
+        liar.stop()
+        liar.program = os.path.join(o.build, "tests/chaos/peerd_liar")
+        liar.start(environ={"PEERD_LIE": lie})
+        s.wait_links()
+
+    def make(node):
+        s.pass_time(10)
+        s.settle(60)
+        made = json.loads(node.peerctl("checkpoint", "--json"))
+        s.resume()
+        return made
+
+    restart("coordinates")
+    false = make(liar)  # is there no other, the records are replayed
+    s.wait(lambda: all(n.status()["checkpoint"]["wrong"] == 1 for n in honest), 90, "all find that it is wrong")
+    check(not any(attests(n) for n in honest), "somebody attests what its own records do not give")
+    alone = s.add_node()
+    joins(s, alone, liar, "no checkpoint to begin with: the records are replayed")
+
+    true = make(first)
+    s.wait(lambda: sum(attests(n, true["digest"]) for n in s.nodes) >= 4, 60, "enough attest the right one")
+    newest = make(liar)  # of more records, but on one member's word
+    s.wait(lambda: all(n.status()["checkpoint"]["wrong"] == 2 for n in honest), 90, "all find that it is wrong, too")
+    other = s.add_node()
+    joins(s, other, liar, "beginning with a checkpoint of %d records" % true["records"])
+
+    restart("bytes")
+    cut = s.add_node()  # from it alone
+    honest_numbers = [n.number for n in s.nodes if n not in (liar, cut)]
+    for i in honest_numbers:
+        s.emulator.tell("block %d %d" % (i, cut.number))
+    joins(s, cut, liar, "no checkpoint to begin with, the records are replayed: the checkpoint that the members send is "
+                        "not the one that was asked for")
+    s.emulator.tell("heal")
+    s.wait_links(180)
+    s.pass_time(10)
+    took = s.settle(120)
+    s.wait(lambda: other.status()["checkpoint"]["audit"] == "equal", 120, "the right checkpoint is replayed and equal")
+    for n in (alone, cut):
+        check(n.status()["checkpoint"]["audit"] == "none", "%s began with a checkpoint" % n.name)
+    for n in honest:
+        check(n.said("its coordinates are not what its records give") == 2, "%s did not say what is wrong" % n.name)
+    s.no_fork()
+    return "wrong ones of %d and %d records attested by one, found wrong by %d; replayed instead, then begun with the " \
+           "right one of %d, then replayed for its bytes were others; equal after %.1f s, %d records" % (
+               false["records"], newest["records"], len(honest), true["records"], took, s.compare())
 
 
 @test(nodes=4, seconds=130)
