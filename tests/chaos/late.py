@@ -133,7 +133,7 @@ def liar(o):
         return made
 
     restart("coordinates")
-    false = make(liar)  # is there no other, the records are replayed
+    false = make(liar)  # as long as there is no other, the records are replayed
     s.wait(lambda: all(n.status()["checkpoint"]["wrong"] == 1 for n in honest), 90, "all find that it is wrong")
     check(not any(attests(n) for n in honest), "somebody attests what its own records do not give")
     alone = s.add_node()
