@@ -10,11 +10,11 @@
  *   S9   frames that do not parse or are too long, too many sessions, pd_core_check
  *   S10  drive.c: noise changes what a node holds
  *   S11  drive.c: a key is admitted that nobody invited
- *   S12  announced or sent: bytes that the sender does not hold  (every SEG, CTL, PREFIXA, HEADS,
- * VV) S13  a run with another clock has the same trace             (--twice) S14  a run repeated
- * has the same trace                       (--twice, test_traces.sh) S15  ckpt.c: a node begins
- * with a checkpoint that is false, or that too few attest L6   the same bytes asked for again at
- * once                  (every PULL)
+ *   S12  announced or sent: bytes that the sender does not hold  (every SEG, CTL, PREFIXA, HEADS)
+ *   S13  a run with another clock has the same trace             (--twice)
+ *   S14  a run repeated has the same trace                       (--twice, test_traces.sh)
+ *   S15  ckpt.c: beginning with a false checkpoint, or one that too few attest
+ *   L6   the same bytes asked for again at once                  (every PULL)
  *
  * S5, S6, the rest of S15 and what has to happen are judged at the end, in judge.c.
  */
