@@ -25,7 +25,7 @@
  * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of
  * one seed differ, 20 no run can be judged.
  */
-#include "sim.h"
+#include "shrink.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -7,7 +7,7 @@
  * [1] Zeller, Hildebrandt 2002, Simplifying and isolating failure-inducing input,
  * doi 10.1109/32.988498
  */
-#include "sim.h"
+#include "shrink.h"
 
 #include <errno.h>
 #include <signal.h>
