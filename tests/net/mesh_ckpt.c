@@ -6,6 +6,7 @@
  * is false, and a newcomer fetches, begins at the marks and starts again.  S15 is judged here: a
  * file that is wrong is begun with by nobody who knows an honest member.
  */
+#include "ckpt_file.h"
 #include "mesh.h"
 
 #include <stdio.h>
@@ -45,61 +46,15 @@ bool ckpt_coords(mesh *m, const node *n, bool from_base, int32_t a[COORDS]) {
 
 /* ---- making ---- */
 
-static int by_author(const void *x, const void *y) {
-    const pd_author *a = &(*(const slog *const *)x)->author,
-                    *b = &(*(const slog *const *)y)->author;
-    int order = memcmp(a->key, b->key, 32);
-    return order ? order : (a->inc > b->inc) - (a->inc < b->inc);
-}
-
-/* Logs that count whole; *records of them. */
-static uint32_t good_logs(const node *n, const slog *out[LOGS_MAX], uint64_t *records) {
+/* Logs that count whole. */
+static uint32_t good_logs(const node *n, ckpt_source out[LOGS_MAX]) {
     uint32_t count = 0;
-    *records = 0;
     for (uint32_t i = 0; i < n->n_logs; i++) {
         const slog *l = &n->logs[i];
-        if (l->stream != PD_STREAM_GRADIENTS || l->n == 0 || evil_counts(n, l) < l->n)
-            continue;
-        out[count++] = l;
-        *records += l->n;
+        if (l->stream == PD_STREAM_GRADIENTS && l->n && evil_counts(n, l) >= l->n)
+            out[count++] = (ckpt_source){l->author, l->bytes, l->seal, l->n};
     }
-    qsort(out, count, sizeof *out, by_author);
     return count;
-}
-
-static void put_entry(pd_writer *w, mesh *m, const slog *l, bool forged) {
-    pd_chain c;
-    pd_chain_init(&c, m->run, &l->author, PD_STREAM_GRADIENTS);
-    pd_chain_add(&c, l->bytes, (size_t)l->n);
-    c.c[5] ^= forged;
-    pd_put_bytes(w, l->author.key, 32);
-    pd_put_varint(w, l->author.inc);
-    pd_put_varint(w, l->n);
-    pd_put_bytes(w, c.c, 32);
-    pd_put_bytes(w, c.tail, (size_t)(c.n % PD_CHUNK_BYTES));
-    pd_put_bytes(w, l->seal, 64);
-}
-
-static size_t write_file(mesh *m, const node *n, uint8_t *p, size_t room, int32_t a[COORDS]) {
-    const slog *logs[LOGS_MAX];
-    uint64_t records;
-    uint32_t count = good_logs(n, logs, &records);
-    pd_writer w = pd_writer_of(p, room);
-    memset(a, 0, COORDS * sizeof *a);
-    pd_put_bytes(&w, "peerd.ckpt.v1", 13);
-    pd_put_bytes(&w, m->run, 32);
-    pd_put_varint(&w, COORDS);
-    pd_put_varint(&w, records);
-    pd_put_varint(&w, count);
-    for (uint32_t i = 0; i < count; i++) {
-        put_entry(&w, m, logs[i], n->liar && m->forged && i == 0);
-        pd_replay_fold(&m->replay, a, COORDS, &logs[i]->author, 0, logs[i]->bytes,
-                       (size_t)logs[i]->n);
-    }
-    a[3] += n->liar && !m->forged;
-    for (unsigned i = 0; i < COORDS; i++)
-        pd_put_u32(&w, (uint32_t)a[i]);
-    return count ? (size_t)(w.p - p) : 0;
 }
 
 void ckpt_attest(mesh *m, node *n, uint32_t which) {
@@ -110,24 +65,14 @@ void ckpt_attest(mesh *m, node *n, uint32_t which) {
 }
 
 void ckpt_make(mesh *m, node *n) {
-    size_t room = (size_t)pd_ckpt_most(COORDS, n->n_logs);
+    ckpt_source logs[LOGS_MAX];
+    ckpt_lie lie = !n->liar ? CKPT_HONEST : m->forged ? CKPT_FALSE_MARK : CKPT_FALSE_MODEL;
     file *f = &m->file[m->n_files];
-    int32_t a[COORDS];
-    pd_ckpt c;
     if (m->n_files == FILES_MAX || !ckpt_is_whole(n))
         return;
-    f->p = malloc(room);
-    f->n = write_file(m, n, f->p, room, a);
-    if (!f->n) {
-        free(f->p);
-        return;
-    }
-    if (pd_ckpt_open(f->p, f->n, m->run, &c) != PD_OK) {
-        mesh_fail(m, "a checkpoint that was just written does not open: %s", pd_fail_text());
-        return;
-    }
-    pd_ckpt_name_of(f->p, f->n, &c, a, &f->name);
-    ckpt_attest(m, n, m->n_files++);
+    f->p = ckpt_file_make(&m->replay, logs, good_logs(n, logs), COORDS, lie, &f->n, &f->name);
+    if (f->p)
+        ckpt_attest(m, n, m->n_files++);
 }
 
 /* ---- judging ---- */
@@ -139,30 +84,15 @@ static uint32_t index_of(const mesh *m, const pd_ckpt_name *name) {
     return FILES_MAX;
 }
 
-/* Does the file hold what these logs give?  *known: all of them are here. */
+static const uint8_t *bytes_at(void *ctx, const pd_author *a, uint64_t n) {
+    node *at = ctx;
+    slog *l = node_log(at, a, PD_STREAM_GRADIENTS, false);
+    return l && l->n >= n && !l->base && evil_counts(at, l) >= n ? l->bytes : NULL;
+}
+
+/* Does the file hold what this node's logs give?  *known: all of them are here. */
 static bool is_right(mesh *m, node *n, const file *f, bool *known) {
-    pd_ckpt c;
-    pd_ckpt_log e;
-    int32_t a[COORDS] = {0}, is[COORDS];
-    pd_err err = pd_ckpt_open(f->p, f->n, m->run, &c);
-    *known = !err;
-    const uint8_t *at = err ? NULL : c.entries;
-    bool right = !err;
-    while (!err && pd_ckpt_next(&c, &at, &e)) {
-        pd_chain ours;
-        slog *l = node_log(n, &e.author, PD_STREAM_GRADIENTS, false);
-        *known &= l && l->n >= e.chain.n && !l->base && evil_counts(n, l) >= e.chain.n;
-        if (!*known)
-            return false;
-        pd_chain_init(&ours, m->run, &e.author, PD_STREAM_GRADIENTS);
-        pd_chain_add(&ours, l->bytes, (size_t)e.chain.n);
-        right &= !memcmp(ours.c, e.chain.c, 32);
-        pd_replay_fold(&m->replay, a, COORDS, &e.author, 0, l->bytes, (size_t)e.chain.n);
-    }
-    if (err)
-        return false;
-    pd_ckpt_coords(&c, is);
-    return right && !memcmp(a, is, sizeof a);
+    return ckpt_file_is_right(&m->replay, f->p, f->n, COORDS, bytes_at, n, known);
 }
 
 static void judge(mesh *m, node *n) {

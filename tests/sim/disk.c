@@ -53,7 +53,7 @@ static const seal_at *find_seal(const truth *t, uint64_t n) {
 
 size_t disk_read(sim *s, const node *n, uint32_t log, uint64_t from, uint8_t *out, size_t room) {
     const slog *l = held(n, log);
-    if (from >= l->n)
+    if (from >= l->n || from < disk_base(l))
         return 0;
     size_t size = l->n - from < room ? (size_t)(l->n - from) : room;
     memcpy(out, (l->own ? l->own->bytes : s->truths[log].bytes) + from, size);
@@ -227,6 +227,84 @@ void disk_lose(sim *s, node *n) {
     n->next_incarnation = n->incarnation;
 }
 
+/* ---- logs that begin late ---- */
+
+/* The mark is where the author was, and sealed. */
+static bool is_true_mark(sim *s, const node *n, uint32_t log, const pd_ckpt_log *at) {
+    const truth *t = &s->truths[log];
+    const seal_at *seal = find_seal(t, at->chain.n);
+    pd_chain c;
+    pd_chain_init(&c, s->run, &t->author, t->stream);
+    if (at->chain.n <= t->n && seal) {
+        pd_chain_add(&c, t->bytes, (size_t)at->chain.n);
+        if (!memcmp(c.c, at->chain.c, 32) && !memcmp(seal->seal, at->seal, 64) &&
+            !memcmp(c.tail, at->chain.tail, (size_t)(c.n % PD_CHUNK_BYTES)))
+            return true;
+    }
+    sim_fail(s, SAFETY, "S4", "node %u begins a log of node %u at a mark that it never sealed",
+             n->index, t->owner);
+    return false;
+}
+
+void disk_begin(sim *s, node *n, const pd_ckpt_log *at) {
+    uint32_t log = log_number(s, &at->author, PD_STREAM_GRADIENTS);
+    slog *l = disk_log(s, n, log);
+    uint64_t base = pd_ckpt_base(at->chain.n);
+    l->begun = calloc(1, sizeof *l->begun);
+    if (!l->begun)
+        abort();
+    l->begun->folded = at->chain.n;
+    if (l->n >= at->chain.n || (!is_forked(s, log) && !is_true_mark(s, n, log, at)))
+        return;
+    mark_dirty(n, log);
+    if (is_forked(s, log)) {
+        uint8_t *none = calloc(1, (size_t)base + 1);
+        if (!none)
+            abort();
+        split_off(s, n, log);
+        put_bytes(&l->own->bytes, &l->own->room, 0, none, (size_t)base);
+        put_bytes(&l->own->bytes, &l->own->room, base, at->chain.tail,
+                  (size_t)(at->chain.n - base));
+        memcpy(l->own->seal, at->seal, 64);
+        free(none);
+    }
+    l->begun->base = base;
+    memcpy(l->begun->mark, at->chain.c, 32);
+    l->n = at->chain.n;
+    if (l->n > s->truths[log].seen)
+        s->truths[log].seen = l->n;
+}
+
+bool disk_is_whole(const sim *s, const node *n) {
+    bool whole = true;
+    for (uint32_t log = 0; n->begun && log < n->n_logs && log < s->n_authors * PD_STREAMS; log++)
+        whole &= disk_base(&n->logs[log]) == 0;
+    return whole;
+}
+
+void disk_prefix(sim *s, node *n, const pd_action *a) {
+    uint32_t log = log_number(s, &a->author, PD_STREAM_GRADIENTS);
+    if (log == NOBODY || a->at + a->n > disk_base(disk_log(s, n, log))) {
+        sim_fail(s, SAFETY, "S3", "node %u stores before a base that it has not", n->index);
+        return;
+    }
+    slog *l = disk_log(s, n, log);
+    const truth *t = &s->truths[log];
+    if (a->n) {
+        l->begun->wrong &= a->at > 0;
+        l->begun->wrong |= !l->own && memcmp(t->bytes + a->at, a->p, a->n);
+        if (l->own)
+            put_bytes(&l->own->bytes, &l->own->room, a->at, a->p, a->n);
+    } else if (a->own) {
+        if (l->begun->wrong && !is_forked(s, log))
+            sim_fail(s, SAFETY, "S4", "node %u takes bytes before a base that node %u never sealed",
+                     n->index, t->owner);
+        sim_say(s, "n%u holds the whole of n%u's incarnation %u", n->index, t->owner,
+                t->author.inc);
+        l->begun->base = 0;
+    }
+}
+
 /* ---- backups, lies, rot ---- */
 
 void disk_snapshot(sim *s, node *n) {
@@ -280,7 +358,8 @@ void disk_rot(sim *s, node *n, pd_rng *r) {
         const truth *t = &s->truths[log];
         for (uint32_t i = 0; i < s->n_members; i++)
             copies += i != n->index && !s->nodes[i].forgets && !s->nodes[i].gone &&
-                      held(&s->nodes[i], log)->durable >= held(n, log)->n;
+                      held(&s->nodes[i], log)->durable >= held(n, log)->n &&
+                      !disk_base(held(&s->nodes[i], log));
         if (held(n, log)->n == 0 || t->stream != PD_STREAM_GRADIENTS || t->owner == n->index ||
             t->forked || copies == 0)
             continue;
@@ -294,6 +373,12 @@ void disk_copy(sim *s, node *to, const node *from) {
         const slog *o = &from->logs[log];
         slog *l = disk_log(s, to, log);
         *l = (slog){.n = o->durable, .durable = o->durable};
+        if (o->begun) {
+            l->begun = malloc(sizeof *l->begun);
+            if (!l->begun)
+                abort();
+            *l->begun = *o->begun;
+        }
         if (!o->own)
             continue;
         l->own = calloc(1, sizeof *l->own);
@@ -322,11 +407,13 @@ void disk_lose_last_seals(sim *s) {
 }
 
 void disk_free(node *n) {
-    for (uint32_t i = 0; i < n->n_logs; i++)
+    for (uint32_t i = 0; i < n->n_logs; i++) {
+        free(n->logs[i].begun);
         if (n->logs[i].own) {
             free(n->logs[i].own->bytes);
             free(n->logs[i].own);
         }
+    }
     free(n->logs);
     free(n->dirty);
 }

@@ -145,11 +145,24 @@ static bool carry_out(sim *s, node *n, const pd_action *a, clogs *full) {
     case PD_ACT_JOINED:
         disk_commit(s, n);
         n->member = true;
+        ckpt_joined(s, n);
         if (BROKEN(s, BROKEN_GATE))
             n->ticket.inviter = NOBODY;
         node_end_process(n);
         sim_push(s, s->now, W_START, n->index);
         return false;
+    case PD_ACT_CKPT_DUE:
+        n->asked = true;
+        break;
+    case PD_ACT_FILE:
+        ckpt_piece(s, n, a);
+        break;
+    case PD_ACT_INSTALLED:
+        ckpt_installed(s, n, a);
+        break;
+    case PD_ACT_PREFIX:
+        disk_prefix(s, n, a);
+        break;
     case PD_ACT_STOPPED:
     case PD_ACT_FATAL:
         stopped(s, n, a);
@@ -298,6 +311,7 @@ static void commit(sim *s, node *n) {
     if (BROKEN(s, BROKEN_VOID) && n->n_logs && percent(&n->r, 1))
         justice_void(s, n,
                      &(pd_action){.kind = PD_ACT_VOID, .author = s->truths[0].author, .at = 1});
+    ckpt_turn(s, n);
 }
 
 /* When this event can be looked at: a stopped process sees nothing, a slow reader no frames. */
@@ -369,6 +383,11 @@ void node_happen(sim *s, node *n, happening *h) {
     case W_PASSED:
         if (n->core)
             node_step(s, n, &(pd_event){.kind = PD_EV_STOP});
+        break;
+    case W_INSTALL:
+    case W_INSTALLED:
+        if (n->core)
+            ckpt_go_on(s, n, h->kind);
         break;
     case W_BARRED:
         justice_barred(s, n, h);

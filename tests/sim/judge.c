@@ -3,6 +3,7 @@
  *   S5, S6  all digests are that of the records that count, folded from nothing: each node's model
  *        was folded as bytes came, and what became void was taken back
  *   S7   what evidence voids begins where the author's logs may part, and only there
+ *   S15  and so is that of who began with a checkpoint and folded on from there
  *   L1   all live members hold the same within B(N), and nobody misses anything
  *   L2   what was durable on an honest disk is held by everyone
  *   L3   what was made is sealed within T_seal + 5 s
@@ -96,6 +97,10 @@ static bool node_agrees(sim *s, const node *n, uint32_t links, uint64_t *sum, ch
                  (unsigned long long)st.missing);
         return false;
     }
+    if (n->hold || !disk_is_whole(s, n)) {
+        snprintf(why, room, "node %u has not replayed what is before its checkpoint", n->index);
+        return false;
+    }
     for (uint32_t log = 0; log < s->n_authors * PD_STREAMS; log++)
         if (!log_agrees(s, n, log, why, room))
             return false;
@@ -167,14 +172,15 @@ static void judge_digests(sim *s, const rule *r) {
     }
     pd_replay_digest(a, COORDS, right);
     for (uint32_t i = 0; i < s->n_nodes; i++) {
-        bool may_differ = s->strict || !one || i + 1 == s->n_members;
+        bool begun = s->nodes[i].begun;
+        bool may_differ = s->strict || begun || !one || i + 1 == s->n_members;
         if (!is_live(&s->nodes[i]) || !may_differ) /* bytes are shared: two say it for all */
             continue;
         one = true;
         node_digest(s, &s->nodes[i], got);
         if (memcmp(right, got, 16))
-            sim_fail(s, SAFETY, "S5", "node %u has another digest than the records that count give",
-                     i);
+            sim_fail(s, SAFETY, begun ? "S15" : "S5",
+                     "node %u has another digest than the records that count give", i);
     }
 }
 

@@ -15,7 +15,7 @@ void node_init(sim *s, uint32_t i) {
     uint8_t seed[32];
     n->world = s;
     n->index = i;
-    n->twin = n->successor = NOBODY;
+    n->twin = n->successor = n->want = NOBODY;
     n->ticket.inviter = NOBODY;
     n->secret = pd_rng_next(&r);
     for (unsigned k = 0; k < 4; k++)
@@ -28,10 +28,11 @@ void node_init(sim *s, uint32_t i) {
     }
     for (unsigned k = 0; k < 4; k++)
         pd_store64(n->ticket.guest + 8 * k, pd_rng_next(&r));
-    bool busy = percent(&r, 15);
+    bool busy = percent(&r, s->ckpts ? 60 : 15); /* only long logs have a base */
     n->gap_ms = busy ? draw_log(&r, 50, 500) : draw_log(&r, 400, 30000);
     n->phase_ms = percent(&r, 40) ? draw(&r, 5000, 60000) : 0;
-    uint64_t joins = percent(&r, 70) ? draw(&r, 100, 5000) : draw(&r, 100, s->planned);
+    uint64_t joins =
+        percent(&r, s->ckpts ? 40 : 70) ? draw(&r, 100, 5000) : draw(&r, 100, s->planned);
     n->stage_bytes = percent(&r, 30) ? (uint32_t)draw_log(&r, 64, 4096) : 1 << 16;
     n->seal_records = percent(&r, 20) ? (uint32_t)draw_log(&r, 1, 32) : 0;
     n->members_max = percent(&r, 30) ? s->n_nodes + PD_MEMBERS_SPARE : 0;
@@ -117,6 +118,20 @@ static size_t log_read(void *ctx, const pd_author *a, uint8_t stream, uint64_t f
     return log == NOBODY ? 0 : disk_read(me->world, me, log, from, out, room);
 }
 
+static uint64_t log_base(void *ctx, const pd_author *a, uint8_t mark[32]) {
+    node *me = ctx;
+    uint32_t log = me->begun ? log_number(me->world, a, PD_STREAM_GRADIENTS) : NOBODY;
+    uint64_t base = log < me->n_logs ? disk_base(&me->logs[log]) : 0;
+    if (base)
+        memcpy(mark, me->logs[log].begun->mark, 32);
+    return base;
+}
+
+static size_t log_file(void *ctx, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                       size_t room, uint64_t *total) {
+    return ckpt_read(ctx, digest, offset, out, room, total);
+}
+
 static uint8_t *log_room(void *ctx, unsigned stage, size_t bytes) {
     node *me = ctx;
     uint8_t *p = bytes ? realloc(me->room[stage], bytes) : NULL;
@@ -151,6 +166,8 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
                            .seal_records = n->seal_records,
                            .members_max = n->members_max,
                            .solo = n->solo,
+                           .hold = n->hold,
+                           .ckpt_ms = s->ckpt_ms,
                            .restored = n->restored};
     memcpy(conf->run, s->run, 32);
     memcpy(conf->key, n->id.pub, 32);
@@ -168,11 +185,14 @@ static void configure(sim *s, node *n, pd_core_conf *conf, pd_known_addr *known)
         table_configure(s, n, conf);
 }
 
-/* Replay begins anew, with the void steps that the ledger remembers. */
+/* Replay begins anew, at the base model or a checkpoint, with the void steps that the ledger
+ * remembers. */
 static void remember_voids(sim *s, node *n) {
     memset(n->model, 0, sizeof n->model);
+    if (n->begun)
+        memcpy(n->model, n->began_at, sizeof n->model);
     for (uint32_t log = 0; log < n->n_logs && log < s->n_authors * PD_STREAMS; log++) {
-        n->logs[log].folded = 0;
+        n->logs[log].folded = n->logs[log].begun ? n->logs[log].begun->folded : 0;
         n->logs[log].cut = pd_core_void_at(n->core, &s->truths[log].author) + 1;
     }
 }
@@ -181,7 +201,12 @@ void node_start(sim *s, node *n) {
     pd_core_conf conf;
     pd_known_addr known;
     pd_core_crypto c;
-    pd_core_log log = {.ctx = n, .seal = log_seal, .read = log_read, .room = log_room};
+    pd_core_log log = {.ctx = n,
+                       .seal = log_seal,
+                       .read = log_read,
+                       .file = log_file,
+                       .room = log_room,
+                       .base = log_base};
     configure(s, n, &conf, &known);
     if (!n->arena)
         n->arena = aligned_alloc(64, (pd_core_bytes(&conf) + 63) / 64 * 64);
@@ -195,6 +220,7 @@ void node_start(sim *s, node *n) {
     n->up = n->member = true;
     n->spoke = n->gone = false;
     n->tick_at = 0;
+    n->want = NOBODY;
     n->started = n->commit_at = s->now;
     pd_event e = {.kind = PD_EV_TICK};
     node_step(s, n, &e);
@@ -228,6 +254,7 @@ void node_pass_on(sim *s, node *n) {
     node *next = &s->nodes[n->successor];
     n->gone = n->passed_on = next->member = true;
     disk_copy(s, next, n);
+    ckpt_pass_on(next, n);
     next->incarnation = next->next_incarnation = 0;
     sim_say(s, "n%u goes on as n%u", n->index, next->index);
     node_start(s, next);
@@ -374,6 +401,8 @@ void node_fold(sim *s, node *n, uint32_t log) {
     uint64_t counts = l->n < l->cut - 1 || BROKEN(s, BROKEN_MERCY) ? l->n : l->cut - 1;
     if (t->stream != PD_STREAM_GRADIENTS || l->folded == counts)
         return;
+    if ((l->folded < counts ? l->folded : counts) < disk_base(l))
+        return; /* once they are here */
     if (l->folded < counts)
         pd_replay_fold(&s->replay, n->model, COORDS, &t->author, l->folded, bytes + l->folded,
                        (size_t)(counts - l->folded));

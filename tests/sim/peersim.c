@@ -25,7 +25,7 @@
  * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of
  * one seed differ, 20 no run can be judged.
  */
-#include "sim.h"
+#include "shrink.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -58,7 +58,8 @@ static const char *const plants[] = {"",
                                      "repair-without-patience",
                                      "acknowledge-failed-store",
                                      "void-as-first-seen",
-                                     "alias-kept-over-members"};
+                                     "alias-kept-over-members",
+                                     "checkpoint-unattested"};
 enum { PLANTS = sizeof plants / sizeof *plants };
 
 static bool choose_plant(const char *name) {
@@ -113,6 +114,7 @@ static const breakage breakages[BROKEN_KINDS] = {
     [BROKEN_VOID] = {"void", "S7", SAFETY},
     [BROKEN_BARS] = {"bars", "S11", SAFETY},
     [BROKEN_RULE] = {"rule", "L9", LIVENESS},
+    [BROKEN_ATTEST] = {"attest", "S15", SAFETY},
 };
 
 /* Each breakage of the world is told, by the law it breaks. */
@@ -322,11 +324,13 @@ static void add_fresh(command *c, uint64_t n) {
 static void print_sum(const batch *b, time_t began) {
     printf("%zu runs, %zu failed, %zu not judgeable; %.1f hours simulated, %.0f node-hours, %llu "
            "steps, %llu frames, %llu records; the longest ended %.0f s "
-           "after its faults; %llu logs of more than one version; trace %016llx; %lld s\n",
+           "after its faults; %llu logs of more than one version; %llu began with a checkpoint, "
+           "%llu were refused one; trace %016llx; %lld s\n",
            b->n, b->failed, b->unjudged, (double)b->simulated_ms / 3600000,
            (double)b->node_ms / 3600000, (unsigned long long)b->steps,
            (unsigned long long)b->frames, (unsigned long long)b->records,
-           (double)b->healed_ms / 1000, (unsigned long long)b->forks, (unsigned long long)b->trace,
+           (double)b->healed_ms / 1000, (unsigned long long)b->forks, (unsigned long long)b->begun,
+           (unsigned long long)b->refused, (unsigned long long)b->trace,
            (long long)(time(NULL) - began));
     fflush(stdout);
 }

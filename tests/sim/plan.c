@@ -44,6 +44,8 @@ const char *const fault_name[F_KINDS] = {
     [F_LEAVE] = "leave",
     [F_BAN] = "ban",
     [F_ROTATE] = "rotate",
+    [F_CKPT] = "checkpoint",
+    [F_FALSE_CKPT] = "false checkpoint",
 };
 
 /* ---- what is in force ---- */
@@ -214,6 +216,29 @@ static void plan_churn(planner *p, uint64_t minutes) {
     }
 }
 
+/* In a third of the runs: asked for by people, or every few minutes; and at most two who lie. */
+static void plan_ckpts(planner *p, uint64_t minutes) {
+    sim *s = p->s;
+    pd_rng r = rng_of(s->o.seed, "class", F_CKPT);
+    bool wanted = percent(&r, 33);
+    if (!wanted || s->n_members < 2 || BROKEN(s, BROKEN_DISKS))
+        return;
+    s->ckpts = true;
+    s->ckpt_ms = percent(&r, 50) ? draw_log(&r, 60000, 300000) : 0;
+    for (uint64_t i = draw(&r, 1, 2 + minutes / 2); i; i--) {
+        uint64_t at = draw(&r, 10000, p->until);
+        add(p, F_CKPT, (uint32_t)draw(&r, 0, s->n_members - 1), at, 1, 0);
+    }
+    uint32_t liar[2];
+    for (unsigned i = 0; i < 2; i++)
+        liar[i] = (uint32_t)draw(&r, 1, s->n_members - 1);
+    for (uint64_t i = s->n_members > 2 && percent(&r, 50) ? draw(&r, 1, 4) : 0; i; i--) {
+        uint64_t at = draw(&r, 10000, p->until);
+        uint32_t who = liar[draw(&r, 0, 1)];
+        add(p, F_FALSE_CKPT, who, at, 1, draw(&r, CKPT_FALSE_MODEL, CKPT_FALSE_MARK));
+    }
+}
+
 /* ---- the atlas ---- */
 
 /* While this fault lasts, somebody may be out of somebody's reach, or believed wrongly. */
@@ -358,6 +383,7 @@ void plan_make(sim *s) {
         keep_holders_in_reach(&p);
         keep_rotations_heard(&p);
         one_turn_a_node(&p);
+        plan_ckpts(&p, minutes);
     }
     drop_asked(s);
     index_faults(s);
@@ -435,6 +461,12 @@ void fault_begin(sim *s, uint32_t number) {
         break;
     case F_ROTATE:
         justice_rotate(s, n);
+        break;
+    case F_CKPT:
+        n->asked = true;
+        break;
+    case F_FALSE_CKPT:
+        n->lies = (ckpt_lie)f->arg;
         break;
     default:
         if (f->kind >= F_EQUIVOCATE && f->kind <= F_SILENT && admissions_are_known(s, n))

@@ -7,7 +7,7 @@
  * [1] Zeller, Hildebrandt 2002, Simplifying and isolating failure-inducing input,
  * doi 10.1109/32.988498
  */
-#include "sim.h"
+#include "shrink.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -39,6 +39,8 @@ static outcome outcome_of(const sim *s) {
                  .frames = s->frames,
                  .records = s->records};
     o.forks = s->forks;
+    o.begun = s->begun;
+    o.refused = s->refused;
     o.until_ms = s->until;
     o.failed_ms = s->now;
     o.healed_ms = s->now > s->until ? s->now - s->until : 0;
@@ -108,6 +110,8 @@ static void count(batch *b, size_t i, const outcome *o) {
     b->frames += o->frames;
     b->records += o->records;
     b->forks += o->forks;
+    b->begun += o->begun;
+    b->refused += o->refused;
     b->simulated_ms += o->until_ms + o->healed_ms;
     b->node_ms += o->node_ms;
     b->healed_ms = o->healed_ms > b->healed_ms ? o->healed_ms : b->healed_ms;

@@ -235,6 +235,8 @@ void sim_close(sim *s) {
     }
     for (size_t i = 0; i < s->n_pipes; i++)
         free(s->pipes[i]);
+    for (uint32_t i = 0; i < s->n_ckpts; i++)
+        free(s->ckpt[i].p);
     for (uint32_t i = 0; i < s->n_authors * PD_STREAMS; i++) {
         free(s->truths[i].bytes);
         free(s->truths[i].seals);

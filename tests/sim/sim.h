@@ -20,6 +20,8 @@
 #include "peerd/replay.h"
 #include "peerd/rng.h"
 
+#include "../net/ckpt_file.h"
+
 enum {
     COORDS = 64,     /* of the model that logs are folded into */
     WORDS_KEPT = 50, /* trace lines printed after a failure */
@@ -84,6 +86,8 @@ typedef enum fault_kind {
     F_LEAVE,
     F_BAN,
     F_ROTATE,
+    F_CKPT,       /* asks for a checkpoint */
+    F_FALSE_CKPT, /* a member makes a false one, or stands by it */
     F_KINDS,
 } fault_kind;
 extern const char *const fault_name[F_KINDS];
@@ -122,6 +126,7 @@ typedef enum broken {
     BROKEN_VOID,     /* a node is told of void records that are none */
     BROKEN_BARS,     /* sessions with who is banned are not closed */
     BROKEN_RULE,     /* the rule says one step too many */
+    BROKEN_ATTEST,   /* whatever others attest is attested */
     BROKEN_KINDS,
 } broken;
 #ifdef PD_PLANTED
@@ -160,11 +165,20 @@ typedef struct version {
     uint8_t seal[64], durable_seal[64], shadow_seal[64];
 } version;
 
+/* Of a log that was in the checkpoint which its node began with. */
+typedef struct beginning {
+    uint64_t folded;  /* records of it in the checkpoint's model */
+    uint64_t base;    /* bytes before it are not held, 0: all are ... */
+    uint8_t mark[32]; /* ... and the chain there */
+    bool wrong;       /* of what came of them so far, some are not the author's */
+} beginning;
+
 typedef struct slog {
     uint64_t n, durable, shadow; /* shadow: as of the snapshot */
     version *own;                /* NULL: as in truth */
     uint64_t cut;                /* records from step cut - 1 on do not count; 0: all do */
     uint64_t folded;             /* records in the node's model */
+    beginning *begun;            /* NULL: it was in none */
 } slog;
 
 /* ---- nodes ---- */
@@ -205,6 +219,15 @@ typedef struct node {
     bool shadow_taken;
     slog *logs; /* by log number */
     int32_t model[COORDS];
+    bool hold;                /* a newcomer that looks for a checkpoint to begin with, ... */
+    bool begun;               /* ... or has found one, ... */
+    int32_t began_at[COORDS]; /* ... with this model */
+    uint64_t hold_until, got; /* got: bytes of the one that is wanted */
+    uint32_t want;            /* NOBODY: none */
+    uint64_t ckpts,
+        judged;    /* those that it serves, and those that it has looked at: one bit each */
+    bool asked;    /* to make one */
+    ckpt_lie lies; /* what is wrong with its next one */
     uint32_t n_logs;
     uint32_t *dirty, n_dirty, room_dirty;
     ticket ticket;
@@ -277,7 +300,9 @@ typedef enum event_kind {
     W_JOIN,
     W_EVIL,
     W_BARRED,
-    W_PASSED
+    W_PASSED,
+    W_INSTALL,
+    W_INSTALLED
 } event_kind;
 
 typedef struct happening {
@@ -329,6 +354,15 @@ typedef struct options {
     broken broken;
 } options;
 
+/* A checkpoint file, somewhere in the world. */
+typedef struct ckpt {
+    uint8_t *p;
+    size_t n;
+    pd_ckpt_name name;
+    ckpt_lie lie;
+} ckpt;
+enum { CKPTS_MAX = 24 };
+
 struct sim {
     options o;
     uint64_t now, seq, until, planned, trace; /* planned: the until that the seed has */
@@ -356,8 +390,13 @@ struct sim {
     uint64_t buffer_bytes;                         /* a session's, before it clogs */
     uint32_t seal_ms;                              /* 0: by the core's own formula */
     uint64_t steps, frames, bytes, records, forks; /* forks: logs of which versions may be out */
-    bool distrust; /* a member turned, or a key was copied: some counts cannot be judged */
-    bool strict;   /* something was taken from somebody: the rule has to be looked up */
+    bool distrust;    /* a member turned, or a key was copied: some counts cannot be judged */
+    bool ckpts;       /* checkpoints are made, attested and begun with ... */
+    uint64_t ckpt_ms; /* ... each so long after the last, 0: only where somebody asks */
+    ckpt ckpt[CKPTS_MAX];
+    uint32_t n_ckpts;
+    uint64_t begun, refused; /* newcomers, and checkpoints by them */
+    bool strict;             /* something was taken from somebody: the rule has to be looked up */
     /* table */
     void (*on_accept)(sim *s, const node *n, const truth *t, uint64_t from, uint64_t to);
     tally *tally;
@@ -444,6 +483,15 @@ void disk_rot(sim *s, node *n, pd_rng *r); /* one log of another author is found
 void disk_copy(sim *s, node *to, const node *from);
 void disk_forget(sim *s); /* bytes that nobody holds any more cannot be known */
 void disk_lose_last_seals(sim *s);
+/* The log begins at this mark, unless more of it is held. */
+void disk_begin(sim *s, node *n, const pd_ckpt_log *at);
+/* The first byte held. */
+static inline uint64_t disk_base(const slog *l) {
+    return l->begun ? l->begun->base : 0;
+}
+bool disk_is_whole(const sim *s, const node *n);
+/* What lies before a log's base comes, in order, and is all here. */
+void disk_prefix(sim *s, node *n, const pd_action *a);
 void disk_free(node *n);
 /* Two versions of this node's logs may part behind what it holds durably: each node keeps its own.
  */
@@ -476,6 +524,17 @@ static inline uint64_t core_time(const sim *s) {
 }
 void node_step(sim *s, node *n, const pd_event *e);
 void node_happen(sim *s, node *n, happening *h);
+
+/* ckpt.c */
+void ckpt_joined(sim *s, node *n); /* a newcomer: does it look for one? */
+/* A second has passed for a running node: it makes one, judges another's, or looks for one. */
+void ckpt_turn(sim *s, node *n);
+size_t ckpt_read(const node *n, const uint8_t digest[16], uint64_t offset, uint8_t *out,
+                 size_t room, uint64_t *total);
+void ckpt_piece(sim *s, node *n, const pd_action *a);
+void ckpt_installed(sim *s, node *n, const pd_action *a);
+void ckpt_go_on(sim *s, node *n, event_kind kind); /* W_INSTALL, W_INSTALLED */
+void ckpt_pass_on(node *to, const node *from);
 
 /* evil.c */
 evil *evil_open(sim *s, node *n, const fault *f);
@@ -526,32 +585,5 @@ void pairs_plan(sim *s,
                 void (*add)(void *ctx, fault_kind kind, uint32_t where, uint64_t at, uint64_t arg),
                 void *ctx);
 int pairs_judge(const options *o);
-
-/* shrink.c: runs in processes of their own */
-typedef struct outcome {
-    int code;
-    char law[8], failure[256];
-    uint64_t trace, steps, frames, records, forks, until_ms, healed_ms, failed_ms, node_ms;
-    uint32_t n_nodes, n_faults;
-} outcome;
-/* Run one world in a child; prints its last words if it fails and `aloud`. */
-outcome run_apart(const options *o, bool aloud);
-/* Find fewer faults, fewer nodes and a shorter run that fail alike; prints the command that repeats
- * it. */
-void shrink(const options *o, const outcome *first, const char *plant);
-
-typedef struct batch {
-    const uint64_t *seeds;
-    size_t n;
-    unsigned jobs;
-    bool twice;            /* each again, with another clock: S13, S14 */
-    bool all;              /* go on after a failure */
-    const char *until_law; /* only failures by this law count; NULL: all */
-    uint64_t trace;        /* of all runs, in the order of the seeds */
-    uint64_t steps, frames, records, forks, simulated_ms, node_ms, healed_ms;
-    size_t failed, unjudged, first_failed; /* index of the first in order */
-    outcome first;
-} batch;
-void run_batch(const options *o, batch *b);
 
 #endif

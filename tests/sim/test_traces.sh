@@ -13,7 +13,7 @@ trap 'rm -rf "$dir"' EXIT
 seeds=1..12
 want=$("$peersim" --hash --seeds "$seeds")
 echo "as built: $want"
-sources='tests/sim/*.c src/gossip/*.c src/ledger/*.c src/base/*.c'
+sources='tests/sim/*.c tests/net/ckpt_file.c src/gossip/*.c src/ledger/*.c src/base/*.c'
 flags='-std=c11 -D_GNU_SOURCE -DPD_VERSION="trace" -fno-strict-aliasing -ffp-contract=off -Iinclude -Isrc/gossip'
 status=0 compared=0
 for compiler in gcc clang; do

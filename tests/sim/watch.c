@@ -10,12 +10,13 @@
  *   S9   frames that do not parse or are too long, too many sessions, pd_core_check
  *   S10  drive.c: noise changes what a node holds
  *   S11  drive.c: a key is admitted that nobody invited
- *   S12  announced or sent: bytes that the sender does not hold  (every SEG, CTL, HEADS, VV)
+ *   S12  announced or sent: bytes that the sender does not hold  (every SEG, CTL, PREFIXA, HEADS)
  *   S13  a run with another clock has the same trace             (--twice)
  *   S14  a run repeated has the same trace                       (--twice, test_traces.sh)
+ *   S15  ckpt.c: beginning with a false checkpoint, or one that too few attest
  *   L6   the same bytes asked for again at once                  (every PULL)
  *
- * S5, S6 and what has to happen are judged at the end, in judge.c.
+ * S5, S6, the rest of S15 and what has to happen are judged at the end, in judge.c.
  */
 #include "sim.h"
 
@@ -101,6 +102,17 @@ static void watch_segment(sim *s, node *from, pipe_end *e, const pd_item *it) {
                  from->index, (unsigned long long)stop, (unsigned long long)l->durable);
 }
 
+/* Bytes from before somebody's base: unsealed, so whoever sends them has to hold them all. */
+static void watch_prefix(sim *s, node *from, pipe_end *e, const pd_item *it) {
+    uint8_t bytes[PD_PIECE_MAX];
+    uint32_t log = log_of(e, it->u.part.log), count = it->u.part.count;
+    size_t got =
+        log == NOBODY ? 0 : disk_read(s, from, log, it->u.part.offset, bytes, (size_t)count);
+    if (got < count || memcmp(bytes, it->u.part.bytes, got))
+        sim_fail(s, SAFETY, "S12", "node %u sends bytes from before a base that it does not hold",
+                 from->index);
+}
+
 static void watch_heads(sim *s, node *from, pipe_end *e, const pd_item *it) {
     pd_heads_walk w;
     pd_head h;
@@ -150,6 +162,8 @@ void watch_frame(sim *s, node *from, uint64_t session, const uint8_t *p, size_t 
             watch_segment(s, from, e, &it);
         else if (it.kind == PD_ITEM_HEADS || it.kind == PD_ITEM_VV)
             watch_heads(s, from, e, &it);
+        else if (it.kind == PD_ITEM_PREFIXA)
+            watch_prefix(s, from, e, &it);
         else if (it.kind == PD_ITEM_PULL)
             watch_pull(s, from, e, &it);
     }
