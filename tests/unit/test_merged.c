@@ -138,8 +138,7 @@ END_TEST
 START_TEST(test_quantised) {
     enum { ROWS = 300, COLS = 64, BLOCK = 34 };
     static uint8_t blocks[ROWS * COLS / 32 * BLOCK];
-    static float was[ROWS * COLS], is[ROWS * COLS], down[COLS], up[ROWS], rows[ROWS * COLS],
-        more[ROWS];
+    static float was[ROWS * COLS], is[ROWS * COLS], down[COLS], up[ROWS], rows[ROWS * COLS];
     static uint8_t bytes[4 * ROWS * COLS];
     subject s = open_subject(PD_SPACE_LORA, 1);
     pd_rng rng = {3};
@@ -159,7 +158,7 @@ START_TEST(test_quantised) {
                          .size_bytes = sizeof blocks};
     const pd_lowrank add = {.rank = 1, .down = down, .up = up};
     pd_merge_tensor at = {.t = &t, .add = &add, .type = PD_GGML_F16};
-    pd_merge x = {.at = &at, .n = 1, .rows = rows, .up = more, .bytes = bytes};
+    pd_merge x = {.at = &at, .n = 1, .rows = rows, .bytes = bytes};
     pd_file_out *f;
     uint8_t *p;
     size_t n;
