@@ -25,10 +25,14 @@ static void print_heldout(const cJSON *h) {
 static void print_run(const cJSON *r) {
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(r, "model");
     const cJSON *space = cJSON_GetObjectItemCaseSensitive(r, "space");
+    const cJSON *parent = cJSON_GetObjectItemCaseSensitive(r, "parent");
     const char *listen = ctl_text(r, "listen");
     char text[256];
     printf("run       %s  %.48s (%s)\n", ctl_key(ctl_text(r, "run")),
            ctl_or_dash(ctl_text(model, "name")), ctl_or_dash(ctl_text(model, "arch")));
+    if (parent)
+        printf("parent    %s, with %s records, digest %s\n", ctl_key(ctl_text(parent, "run")),
+               ctl_count(ctl_number(parent, "records")), ctl_key(ctl_text(parent, "digest")));
     printf("space     %s, rank %s, %s coordinates; rule %s\n", ctl_or_dash(ctl_text(space, "kind")),
            ctl_count(ctl_number(space, "rank")), ctl_count(ctl_number(space, "coords")),
            ctl_or_dash(ctl_text(r, "rule")));

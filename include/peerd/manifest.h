@@ -8,7 +8,11 @@
  * so a run has one text.
  *
  *   base.arch base.digest base.name base.tokenizer   the model: architecture, digest, name,
- * tokenizer's digest format                                           1 founder nonce key, salt
+ *                                                    tokenizer's digest
+ *   format                                           1; 2 with a parent
+ *   founder nonce                                    key, salt
+ *   parent.digest parent.records parent.run          only of a run that goes on from another one
+ *                                                    (base: that one's base with its adapter)
  *   policy.invites policy.rate policy.seal_bytes_per_s
  *   probe.eps_u40 probe.scale_u40                    _u40: whole numbers in units of 2^-40
  *   rule                                             sum
@@ -23,8 +27,10 @@
 #ifndef PEERD_MANIFEST_H
 #define PEERD_MANIFEST_H
 
+#include "peerd/digest.h"
 #include "peerd/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,7 +41,7 @@ typedef enum pd_schedule_kind {
     PD_SCHEDULE_COSINE
 } pd_schedule_kind;
 
-enum { PD_MANIFEST_MAX = 4096, PD_MANIFEST_FORMAT = 1 };
+enum { PD_MANIFEST_MAX = 4096, PD_MANIFEST_FORMAT = 2 };
 #define PD_COORDS_MAX (UINT64_C(1) << 34)
 #define PD_BASIS_MAX  (UINT64_C(1) << 30)
 
@@ -64,7 +70,13 @@ typedef struct pd_manifest {
     uint32_t invites_max;      /* outstanding invites a member */
     uint8_t founder[32];       /* Ed25519 public key */
     uint8_t nonce[16];         /* makes two runs of equal settings two runs */
+    uint8_t parent_run[32];    /* zero: this run goes on from no other */
+    uint8_t parent_digest[PD_DIGEST_BYTES]; /* of its coordinates, with the records that the base
+                                               holds; zero without a parent */
+    uint64_t parent_records;                /* how many those are; 0 without a parent */
 } pd_manifest;
+
+bool pd_manifest_has_parent(const pd_manifest *m);
 
 /* Is every field within its bounds?  What a person's flags made should be asked before it is
  * written. Errors: PD_EUSAGE (the text names the field and its bounds).

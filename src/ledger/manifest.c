@@ -11,50 +11,64 @@
 
 __extension__ typedef unsigned __int128 wide;
 
-typedef enum field_kind { F_U32, F_U64, F_HEX, F_TEXT, F_WORD, F_TARGETS, F_CONSTANT } field_kind;
+typedef enum field_kind {
+    F_U32,
+    F_U64,
+    F_HEX,
+    F_TEXT,
+    F_WORD,
+    F_TARGETS,
+    F_CONSTANT,
+    F_FORMAT
+} field_kind;
 
 typedef struct field {
     const char *key;
     field_kind kind;
     size_t at, size;          /* in pd_manifest; size of HEX and TEXT */
-    const char *const *words; /* WORD: the enumeration's names; CONSTANT: the one value */
-    int space;                /* written only for this space; -1: always */
+    const char *const *words; /* WORD: the enumeration's names; CONSTANT: the one value;
+                                 FORMAT: without and with a parent */
+    int when;                 /* written only for this space, or as below */
 } field;
+enum { ALWAYS = -1, WITH_PARENT = -2 };
 
 static const char *const spaces[] = {"aligned", "lora", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const targets[] = {"q", "k", "v", "o", "gate", "up", "down", NULL};
-static const char *const formats[] = {"1", NULL};
+static const char *const formats[] = {"1", "2", NULL};
 static const char *const rules[] = {"sum", NULL};
 
 #define AT(member) offsetof(pd_manifest, member), sizeof((pd_manifest *)0)->member
 static const field fields[] = {
-    {"base.arch", F_TEXT, AT(model_arch), NULL, -1},
-    {"base.digest", F_HEX, AT(model_digest), NULL, -1},
-    {"base.name", F_TEXT, AT(model_name), NULL, -1},
-    {"base.tokenizer", F_HEX, AT(tokenizer_digest), NULL, -1},
-    {"format", F_CONSTANT, 0, 0, formats, -1},
-    {"founder", F_HEX, AT(founder), NULL, -1},
-    {"nonce", F_HEX, AT(nonce), NULL, -1},
-    {"policy.invites", F_U32, AT(invites_max), NULL, -1},
-    {"policy.rate", F_U32, AT(rate_max), NULL, -1},
-    {"policy.seal_bytes_per_s", F_U32, AT(seal_bytes_per_s), NULL, -1},
-    {"probe.eps_u40", F_U64, AT(eps), NULL, -1},
-    {"probe.scale_u40", F_U64, AT(scale), NULL, -1},
-    {"rule", F_CONSTANT, 0, 0, rules, -1},
-    {"schedule.kind", F_WORD, AT(schedule), schedules, -1},
-    {"schedule.lr_min_u40", F_U64, AT(lr_min), NULL, -1},
-    {"schedule.lr_u40", F_U64, AT(lr), NULL, -1},
-    {"schedule.records", F_U64, AT(decay_records), NULL, -1},
+    {"base.arch", F_TEXT, AT(model_arch), NULL, ALWAYS},
+    {"base.digest", F_HEX, AT(model_digest), NULL, ALWAYS},
+    {"base.name", F_TEXT, AT(model_name), NULL, ALWAYS},
+    {"base.tokenizer", F_HEX, AT(tokenizer_digest), NULL, ALWAYS},
+    {"format", F_FORMAT, 0, 0, formats, ALWAYS},
+    {"founder", F_HEX, AT(founder), NULL, ALWAYS},
+    {"nonce", F_HEX, AT(nonce), NULL, ALWAYS},
+    {"parent.digest", F_HEX, AT(parent_digest), NULL, WITH_PARENT},
+    {"parent.records", F_U64, AT(parent_records), NULL, WITH_PARENT},
+    {"parent.run", F_HEX, AT(parent_run), NULL, WITH_PARENT},
+    {"policy.invites", F_U32, AT(invites_max), NULL, ALWAYS},
+    {"policy.rate", F_U32, AT(rate_max), NULL, ALWAYS},
+    {"policy.seal_bytes_per_s", F_U32, AT(seal_bytes_per_s), NULL, ALWAYS},
+    {"probe.eps_u40", F_U64, AT(eps), NULL, ALWAYS},
+    {"probe.scale_u40", F_U64, AT(scale), NULL, ALWAYS},
+    {"rule", F_CONSTANT, 0, 0, rules, ALWAYS},
+    {"schedule.kind", F_WORD, AT(schedule), schedules, ALWAYS},
+    {"schedule.lr_min_u40", F_U64, AT(lr_min), NULL, ALWAYS},
+    {"schedule.lr_u40", F_U64, AT(lr), NULL, ALWAYS},
+    {"schedule.records", F_U64, AT(decay_records), NULL, ALWAYS},
     {"space.alpha", F_U32, AT(alpha), NULL, PD_SPACE_LORA},
     {"space.basis", F_HEX, AT(basis_digest), NULL, PD_SPACE_ALIGNED},
     {"space.basis_bytes", F_U64, AT(basis_bytes), NULL, PD_SPACE_ALIGNED},
-    {"space.coords", F_U64, AT(n_coords), NULL, -1},
-    {"space.kind", F_WORD, AT(space), spaces, -1},
-    {"space.rank", F_U32, AT(rank), NULL, -1},
+    {"space.coords", F_U64, AT(n_coords), NULL, ALWAYS},
+    {"space.kind", F_WORD, AT(space), spaces, ALWAYS},
+    {"space.rank", F_U32, AT(rank), NULL, ALWAYS},
     {"space.seed", F_HEX, AT(seed), NULL, PD_SPACE_LORA},
-    {"space.targets", F_TARGETS, AT(targets), targets, -1},
-    {"space.unit_bits", F_U32, AT(unit_bits), NULL, -1},
+    {"space.targets", F_TARGETS, AT(targets), targets, ALWAYS},
+    {"space.unit_bits", F_U32, AT(unit_bits), NULL, ALWAYS},
 };
 enum { N_FIELDS = sizeof fields / sizeof *fields };
 _Static_assert(sizeof(pd_space_kind) == 4 && sizeof(pd_schedule_kind) == 4,
@@ -70,6 +84,11 @@ static uint64_t get64(const pd_manifest *m, const field *f) {
     uint64_t v;
     memcpy(&v, (const uint8_t *)m + f->at, sizeof v);
     return v;
+}
+
+bool pd_manifest_has_parent(const pd_manifest *m) {
+    static const uint8_t none[sizeof m->parent_run];
+    return memcmp(m->parent_run, none, sizeof none) != 0;
 }
 
 /* ---- writing ---- */
@@ -112,7 +131,16 @@ static void write_value(const pd_manifest *m, const field *f, char out[72]) {
     case F_CONSTANT:
         snprintf(out, 72, "%s", f->words[0]);
         break;
+    case F_FORMAT: /* the oldest that can say it, so that older peerds read what they can */
+        snprintf(out, 72, "%s", f->words[pd_manifest_has_parent(m)]);
+        break;
     }
+}
+
+static bool is_written(const pd_manifest *m, const field *f) {
+    if (f->when == WITH_PARENT)
+        return pd_manifest_has_parent(m);
+    return f->when == ALWAYS || f->when == (int)m->space;
 }
 
 void pd_manifest_write(const pd_manifest *m, char out[PD_MANIFEST_MAX], size_t *n) {
@@ -120,7 +148,7 @@ void pd_manifest_write(const pd_manifest *m, char out[PD_MANIFEST_MAX], size_t *
     size_t used = 0;
     for (const field *f = fields; f < fields + N_FIELDS; f++) {
         char value[72];
-        if (f->space >= 0 && f->space != (int)m->space)
+        if (!is_written(m, f))
             continue;
         write_value(m, f, value);
         used += (size_t)snprintf(out + used, PD_MANIFEST_MAX - used, "%s = %s\n", f->key, value);
@@ -207,6 +235,7 @@ static pd_err read_value(const field *f, const char *s, unsigned line, pd_manife
         break;
     case F_WORD:
     case F_CONSTANT:
+    case F_FORMAT: /* the one that writing chooses, or the text does not come back */
         if (!read_word(f->words, s, strlen(s), &v32))
             return pd_fail(
                 PD_EUNSUPPORTED,

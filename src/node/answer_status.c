@@ -33,6 +33,12 @@ static void add_run(const pd_site *s, cJSON *reply) {
     pd_json_count(space, "rank", s->manifest.rank);
     pd_json_count(space, "coords", s->manifest.n_coords);
     cJSON_AddStringToObject(reply, "rule", "sum");
+    if (!pd_manifest_has_parent(&s->manifest))
+        return;
+    cJSON *parent = cJSON_AddObjectToObject(reply, "parent");
+    pd_json_hex(parent, "run", s->manifest.parent_run, 32);
+    pd_json_hex(parent, "digest", s->manifest.parent_digest, PD_DIGEST_BYTES);
+    pd_json_count(parent, "records", s->manifest.parent_records);
 }
 
 /* What a person should read first: does it speak, and if not, why. */

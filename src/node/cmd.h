@@ -4,6 +4,7 @@
 #define PD_CMD_H
 
 int pd_cmd_init(int argc, char **argv);
+int pd_cmd_rebase(int argc, char **argv);
 int pd_cmd_join(int argc, char **argv);
 int pd_cmd_run(int argc, char **argv);
 int pd_cmd_fit(int argc, char **argv);

@@ -3,11 +3,13 @@
 #include "cmd.h"
 #include "join.h"
 #include "local.h"
+#include "parent.h"
 #include "peerd/base.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
 #include "site.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,16 +22,25 @@ static const pd_command_help help = {
     .usage = "peerd join DIR TICKET --model FILE --data FILE",
     .what = "Make DIR, a new node in the run that the ticket is for (a member prints one with: "
             "peerctl invite).\n"
-            "The inviter must be running. The model file must be the run's; the records stay here.",
+            "The inviter must be running. The model file must be the run's; the records stay here. "
+            "Into a run\n"
+            "that goes on from another one (peerd rebase): --parent, a stopped node of that one, "
+            "instead of\n"
+            "--model; files, address, name and the like are that node's where no flag says "
+            "otherwise.",
     .example = "peerd join ./site-b peerd1aebagba... --model smollm2.gguf --data mine.jsonl"};
+
+#define ASIDE ".joining-XXXXXX" /* behind the folder's name, while it is built */
 
 typedef struct join {
     char dir[PATH_MAX], aside[PATH_MAX + 16];
-    const char *ticket_text, *catch_up;
+    const char *ticket_text, *catch_up, *parent_dir;
     pd_catch_up wish;
     pd_ticket ticket;
     pd_local local;
-    pd_config config;
+    pd_config config, parent_config;
+    pd_parent parent;
+    char model[PATH_MAX + 32]; /* made from it */
     pd_identity identity;
     pd_base *base;
     pd_tokenizer *tokenizer;
@@ -110,31 +121,58 @@ static pd_err try_model(join *x) {
     return e;
 }
 
-static pd_err look_first(join *x, const char *dir) {
-    pd_err e = pd_ticket_read(x->ticket_text, &x->ticket);
-    if (!e)
-        e = choose_dir(x, dir);
-    if (!e)
-        e = pd_catch_up_parse(x->catch_up, &x->wish);
-    if (!e)
-        e = pd_local_config(&x->local, x->dir, &x->config);
-    if (!e)
-        e = try_model(x);
-    if (!e)
-        e = try_data(x, x->config.data);
-    return e ? e : try_data(x, x->config.heldout);
-}
-
-/* ---- the folder ---- */
-
 static pd_err open_aside(join *x) {
-    snprintf(x->aside, sizeof x->aside, "%s.joining-XXXXXX", x->dir);
+    snprintf(x->aside, sizeof x->aside, "%s" ASIDE, x->dir);
     if (mkdtemp(x->aside))
         return PD_OK;
     pd_err e = pd_fail(PD_EIO, "cannot make a folder beside %s: %s", x->dir, strerror(errno));
     x->aside[0] = 0;
     return e;
 }
+
+/* The run's base, made from the parent's node. */
+static pd_err make_model(join *x) {
+    if (x->local.model)
+        return pd_fail(PD_EUSAGE, "--parent makes the model: give it or --model, not both");
+    pd_err e = open_aside(x);
+    if (!e)
+        e = pd_path_join(x->model, sizeof x->model, x->aside, PD_PARENT_MODEL);
+    if (!e)
+        e = pd_parent_merge(x->parent_dir, x->model, &x->parent);
+    x->local.model = x->model;
+    return e;
+}
+
+/* Where that will lie once the folder is in its place. */
+static void name_model(join *x) {
+    char *folder =
+        strstr(x->config.model, x->aside + strlen(x->dir)); /* ".joining-" and its draw */
+    assert(folder);
+    memmove(folder, folder + strlen(ASIDE), strlen(folder + strlen(ASIDE)) + 1);
+}
+
+static pd_err look_first(join *x, const char *dir) {
+    pd_err e = pd_ticket_read(x->ticket_text, &x->ticket);
+    if (!e)
+        e = choose_dir(x, dir);
+    if (!e)
+        e = pd_catch_up_parse(x->catch_up, &x->wish);
+    if (!e && x->parent_dir)
+        e = make_model(x);
+    if (!e)
+        e = pd_local_config(&x->local, x->dir, &x->config);
+    if (!e)
+        e = try_model(x);
+    if (!e)
+        e = try_data(x, x->config.data);
+    if (!e)
+        e = try_data(x, x->config.heldout);
+    if (!e && x->parent_dir)
+        name_model(x);
+    return e;
+}
+
+/* ---- the folder ---- */
 
 static void drop_aside(join *x) {
     char path[PATH_MAX + 300];
@@ -216,8 +254,12 @@ static pd_err write_node(join *x) {
 /* The run has counted this node in by now. */
 static pd_err check_model(void *ctx, const pd_manifest *m) {
     join *x = ctx;
-    char why[400];
-    pd_err e = pd_site_check_model(m, x->base, x->tokenizer, x->config.model);
+    char why[640];
+    pd_err e = x->parent_dir ? pd_parent_check(&x->parent, x->parent_dir, m) : PD_OK;
+    if (!e)
+        e = pd_site_check_model(m, x->base, x->tokenizer, x->config.model);
+    if (e && !x->parent_dir && pd_manifest_has_parent(m))
+        e = pd_fail_in(e, "the run goes on from another one, see: peerd join --parent");
     if (!e)
         return PD_OK;
     snprintf(why, sizeof why, "%s", pd_fail_text());
@@ -227,7 +269,7 @@ static pd_err check_model(void *ctx, const pd_manifest *m) {
 static pd_err make(join *x, const char *dir) {
     char id[17];
     pd_err e = look_first(x, dir);
-    if (!e)
+    if (!e && !x->aside[0])
         e = open_aside(x);
     if (e)
         return e;
@@ -255,7 +297,10 @@ static void join_close(join *x) {
 
 int pd_cmd_join(int argc, char **argv) {
     join x = {.local = pd_local_of_defaults(), .catch_up = "auto"};
-    const pd_flag flags[] = {PD_LOCAL_FLAGS(&x.local),
+    const pd_flag flags[] = {PD_LOCAL_MODEL_FLAG(&x.local),
+                             PD_LOCAL_FLAGS(&x.local),
+                             {"parent", 0, PD_FLAG_TEXT, &x.parent_dir, 0, 0, "DIR",
+                              "a stopped node of the run that this one goes on from"},
                              {"catch-up", 0, PD_FLAG_TEXT, &x.catch_up, 0, 0, "HOW",
                               "auto, replay or checkpoint: how to get the records so far (default "
                               "auto: what takes less)"},
@@ -267,6 +312,12 @@ int pd_cmd_join(int argc, char **argv) {
     if (!e && asked) {
         pd_flags_help(&help, flags);
         return 0;
+    }
+    if (!e && x.parent_dir)
+        e = pd_config_read(x.parent_dir, &x.parent_config);
+    if (!e && x.parent_dir) { /* again, laid over that node's settings */
+        x.local = pd_local_of_config(&x.parent_config);
+        e = pd_flags_parse(argc, argv, flags, at, 2, 2, &n, &asked);
     }
     if (!e) {
         x.ticket_text = at[1];

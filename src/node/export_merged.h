@@ -6,8 +6,10 @@
  *
  *   W' = round(W + up^T down)      W dequantised, the sum in float32, rounded once to `type`
  *
- * and what is no target stays as the base has it.  Rows go through memory a few hundred at a time.
- * The file stands under a temporary name until it is whole, and never replaces one.
+ * and what is no target stays as the base has it.  The same base, coordinates and type give the
+ * same bytes on every machine (float32 + and x in one order, contraction off).  Rows go through
+ * memory a few hundred at a time. The file stands under a temporary name until it is whole, and
+ * never replaces one.
  */
 #ifndef PD_EXPORT_MERGED_H
 #define PD_EXPORT_MERGED_H

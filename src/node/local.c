@@ -19,6 +19,29 @@ pd_local pd_local_of_defaults(void) {
                       .seed = c->seed};
 }
 
+/* A number of probes that is the estimator's own is left to the estimator, which may become
+ * another. */
+pd_local pd_local_of_config(const pd_config *c) {
+    bool usual = c->probes == pd_estimator_probes(c->estimator);
+    return (pd_local){.data = c->data,
+                      .heldout = c->heldout[0] ? c->heldout : NULL,
+                      .listen = c->listen[0] ? c->listen : "none",
+                      .advertise = c->advertise[0] ? c->advertise : NULL,
+                      .name = c->name,
+                      .compute = pd_compute_name(c->compute),
+                      .estimator = pd_estimator_name(c->estimator),
+                      .heldout_share = c->heldout_share,
+                      .batch = c->batch,
+                      .batch_tokens = c->batch_tokens,
+                      .local_steps = c->local_steps,
+                      .threads = c->threads,
+                      .probes = usual ? 0 : c->probes,
+                      .seed = c->seed,
+                      .thin = c->thin,
+                      .observer = c->observer,
+                      .skip_bad = c->skip_bad};
+}
+
 static pd_err copy(const char *flag, const char *text, char *out, size_t room) {
     if (strlen(text) >= room)
         return pd_fail(PD_EUSAGE, "--%s is too long: %s", flag, text);

@@ -17,10 +17,15 @@ typedef struct pd_local {
 /* Start values, those of pd_config_defaults. */
 pd_local pd_local_of_defaults(void);
 
+/* The same, but as a node has it; c is borrowed as long as they are used.  The model is left out. */
+pd_local pd_local_of_config(const pd_config *c);
+
 /* Lines of a flag table for a pd_local l. */
+#define PD_LOCAL_MODEL_FLAG(l)                                                                     \
+    {"model", 0, PD_FLAG_TEXT, &(l)->model, 0, 0, "PATH", "the base model: a GGUF file or a Hugging Face folder"}
+
 #define PD_LOCAL_FLAGS(l)                                                                                              \
-    {"model", 0, PD_FLAG_TEXT, &(l)->model, 0, 0, "PATH", "the base model: a GGUF file or a Hugging Face folder"},                                     \
-        {"data", 0, PD_FLAG_TEXT, &(l)->data, 0, 0, "FILE", "this site's records, JSON lines; they never leave it"},   \
+    {"data", 0, PD_FLAG_TEXT, &(l)->data, 0, 0, "FILE", "this site's records, JSON lines; they never leave it"},   \
         {"heldout", 0, PD_FLAG_TEXT, &(l)->heldout, 0, 0, "FILE", "records to judge by (default: a share of --data)"}, \
         {"heldout-share", 0, PD_FLAG_REAL, &(l)->heldout_share, 0, 0.5, "X", "that share (default 0.1)"},              \
         {"listen", 0, PD_FLAG_TEXT, &(l)->listen, 0, 0, "ADDR", "where others dial this node (default 0.0.0.0:7433)"}, \

@@ -1,4 +1,8 @@
-/* merge.c - W + up^T down, some rows at a time; see merge.h. */
+/* merge.c - W + up^T down, some rows at a time; see merge.h.
+ *
+ * The sums are plain loops in one order, not the engine's products: two nodes that hold the same
+ * records must write the same bytes, for a run can go on from what one of them wrote (parent.h).
+ */
 #include "merge.h"
 #include "export.h"
 #include "peerd/base.h"
@@ -6,7 +10,6 @@
 #include "peerd/log.h"
 #include "peerd/quant.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,10 +93,9 @@ static pd_err take_buffers(pd_merge *x) {
         cols = x->at[i].t->shape[0] > cols ? x->at[i].t->shape[0] : cols;
     x->rows = calloc(cols, CHUNK * sizeof *x->rows);
     x->bytes = calloc(cols, CHUNK * 4);
-    x->up = calloc(PD_RANK_MAX, CHUNK * sizeof *x->up);
-    return x->rows && x->bytes && x->up ? PD_OK
-                                        : pd_fail(PD_ENOMEM, "no memory for rows of %llu elements",
-                                                  (unsigned long long)cols);
+    return x->rows && x->bytes ? PD_OK
+                               : pd_fail(PD_ENOMEM, "no memory for rows of %llu elements",
+                                         (unsigned long long)cols);
 }
 
 pd_err pd_merge_open(const pd_merged *of, pd_merge *out) {
@@ -124,9 +126,18 @@ void pd_merge_close(pd_merge *x) {
     pd_gguf_close(x->base);
     free(x->at);
     free(x->rows);
-    free(x->up);
     free(x->bytes);
     *x = (pd_merge){0};
+}
+
+/* Add what the adapter adds to a row: sum_k up[k] down[k], k ascending. */
+static void add_row(const pd_lowrank *add, uint64_t out, uint64_t row, size_t cols, float *y) {
+    for (uint32_t k = 0; k < add->rank; k++) {
+        float u = add->up[k * out + row];
+        const float *down = add->down + (size_t)k * cols;
+        for (size_t i = 0; i < cols; i++)
+            y[i] += u * down[i];
+    }
 }
 
 /* n rows of the result to x->rows, in the order of the file that is written. */
@@ -134,8 +145,6 @@ static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, 
                          uint32_t halves) {
     size_t cols = (size_t)t->t->shape[0];
     size_t row_bytes = cols / pd_quant_block(t->t->type) * pd_quant_block_bytes(t->t->type);
-    uint64_t out = pd_merge_rows(t);
-    assert(!t->add || t->add->rank <= PD_RANK_MAX);
     for (size_t i = 0; i < n; i++) {
         uint64_t row = first + i;
         if (halves)
@@ -144,11 +153,9 @@ static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, 
             pd_quant_read(t->t->type, t->t->data + row * row_bytes, cols, x->rows + i * cols);
         if (e)
             return pd_fail_in(e, "%s", t->t->name);
-        for (uint32_t k = 0; t->add && k < t->add->rank; k++)
-            x->up[k * n + i] = t->add->up[k * out + row];
+        if (t->add)
+            add_row(t->add, pd_merge_rows(t), row, cols, x->rows + i * cols);
     }
-    if (t->add && t->add->rank)
-        pd_gemm(true, false, n, cols, t->add->rank, 1.0f, x->up, t->add->down, 1.0f, x->rows);
     return PD_OK;
 }
 

@@ -19,7 +19,7 @@ typedef struct pd_merge {
     pd_merge_tensor *at; /* in the base's order */
     size_t n;
     uint64_t written; /* bytes of tensors, for the progress line */
-    float *rows, *up; /* some rows of a tensor, and of what is added to it */
+    float *rows;      /* some rows of a tensor */
     uint8_t *bytes;
 } pd_merge;
 

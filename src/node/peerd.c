@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
     {"init", pd_cmd_init, "a new run, and its founder's node"},
     {"join", pd_cmd_join, "a new node in the run that a ticket names"},
+    {"rebase", pd_cmd_rebase, "go on from a stopped node's run as a new one"},
     {"run", pd_cmd_run, "train and gossip until stopped"},
     {"eval", pd_cmd_eval, "mean loss of a model over a file of records"},
     {"generate", pd_cmd_generate, "continue a text"},

@@ -426,6 +426,89 @@ class Nodes(unittest.TestCase):
         self.assertEqual(again.returncode, 1)
         self.assertIn("is there already", again.stderr)
 
+    def refused(self, status, *words):
+        """What a command that must fail says: one line."""
+        got = subprocess.run([PEERD, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual(got.returncode, status, got.stderr)
+        return got.stderr.strip().splitlines()[-1]
+
+    def test_rebase(self):
+        """A run that goes on from another one begins where that one stood, each member with a base that it made itself;
+        whoever holds other records of the parent is told so, not let in with another model."""
+        shutil.rmtree(self.alpha.dir)
+        run(PEERD, "init", self.alpha.dir, *self.local, "--space", "lora", "--rank", "2", "--eps", "0.01", "--lr", "5e-3",
+            "--clip", "1")  # far from the base
+        self.start_both()
+        alpha2, beta2 = self.work + "/alpha2", self.work + "/beta2"
+        self.assertIn("already running", self.refused(1, "rebase", self.alpha.dir, alpha2, "--calibrate", self.data))
+        self.assertFalse(os.path.exists(alpha2))
+        end = self.settle()
+        for node in (self.alpha, self.beta):
+            node.stop()
+        shutil.copytree(self.beta.dir, self.work + "/ahead")
+        old = (self.alpha, self.beta)
+        self.check_no_folder()
+
+        space = ["--calibrate", self.data, "--rank", "1", "--warm-steps", "0", "--propose", "8"]
+        said = run(PEERD, "rebase", self.alpha.dir, alpha2, *space)
+        self.assertIn("with the adapter of its %d records" % end["records"], said)
+        self.assertAlmostEqual(self.nll(alpha2), self.nll(self.alpha.dir), delta=5e-3)  # rounded
+        self.assertNotEqual(self.nll(alpha2), self.nll(self.model))
+        self.alpha, self.beta = Node(alpha2), Node(beta2)
+        for node in (self.alpha, self.beta):
+            self.addCleanup(node.stop)
+        self.start_alpha()
+        wait_for("alpha speaks", lambda: self.alpha.status()["state"] == "speaking")
+        self.assertEqual(self.alpha.status()["parent"], {k: end[k] for k in ("run", "digest", "records")})
+        self.assertIn("parent    %s, with %d records" % (end["run"][:8], end["records"]), self.alpha.ctl("status"))
+
+        def ticket():
+            return self.alpha.ctl("invite").split()[0]
+
+        self.assertIn("not both", self.refused(2, "join", beta2, ticket(), "--parent", old[1].dir, "--model", self.model))
+        run(PEERD, "join", beta2, ticket(), "--parent", old[1].dir)
+        with open(alpha2 + "/base.gguf", "rb") as a, open(beta2 + "/base.gguf", "rb") as b:
+            self.assertTrue(a.read() == b.read())
+        self.beta.start("--seal-ms", "300")
+        self.assertEqual(self.beta.status()["name"], "beta")
+        wait_for("a link, and records of both", lambda: self.both_spoke())
+        self.settle()
+        self.check_other_parents(ticket, end)
+
+    def change_settings(self, node, **to):
+        with open(node + "/node.json") as f:
+            settings = json.load(f)
+        with open(node + "/node.json", "w") as f:
+            json.dump({**settings, **to}, f)
+
+    def check_no_folder(self):
+        """A base that cannot be merged into is named before anything is made."""
+        folder, node = self.work + "/folder", self.work + "/of-folder"
+        os.mkdir(folder)
+        with open(folder + "/config.json", "w") as f:
+            f.write("{}")
+        shutil.copytree(self.alpha.dir, node)
+        self.change_settings(node, model=folder)
+        self.assertIn(folder + " is a Hugging Face folder", self.refused(1, "rebase", node, self.work + "/new", "--space", "lora"))
+        self.assertFalse(os.path.exists(self.work + "/new"))
+
+    def check_other_parents(self, ticket, end):
+        gamma, ahead = self.work + "/gamma", self.work + "/ahead"
+        self.change_settings(ahead, paused=False)
+        node = Node(ahead)
+        self.addCleanup(node.stop)
+        node.start("--seal-ms", "300", "--solo")
+        wait_for("more records", lambda: node.status()["records"] > end["records"])
+        node.stop()
+        text = self.refused(1, "join", gamma, ticket(), "--parent", ahead)
+        self.assertRegex(text, r"%s, holds \d+ records and digest [0-9a-f]{16}\.\.\., the run goes on from %d records and "
+                         r"digest %s\.\.\.: .*--model" % (ahead, end["records"], end["digest"][:16]))
+        self.assertIn("goes on from another one", self.refused(1, "join", gamma, ticket(), *self.local))
+        self.beta.stop()
+        self.assertIn("the run goes on from run " + end["run"][:16],
+                      self.refused(1, "join", gamma, ticket(), "--parent", self.beta.dir))
+        self.assertEqual([f for f in os.listdir(self.work) if f.startswith("gamma")], [])
+
     def test_sealing_by_count(self):
         """Seals that come early cost bytes: people should know that they do, once and not at each."""
         self.alpha.start("--seal-ms", "900000", "--seal-records", "5", "--solo", "--records", "40")

@@ -29,7 +29,7 @@ def address6(port):
     return b"\x06\xfd" + bytes(15) + struct.pack("<H", port)
 
 
-def manifest(kind):
+def manifest(kind, parent=False):
     fields = {
         "base.arch": "llama", "base.digest": "11" * 32, "base.name": "house-2m", "base.tokenizer": "22" * 32,
         "format": "1", "founder": "33" * 32, "nonce": "44" * 16, "policy.invites": "3", "policy.rate": "100",
@@ -42,6 +42,8 @@ def manifest(kind):
         fields.update({"space.basis": "55" * 32, "space.basis_bytes": "1000"})
     else:
         fields.update({"space.alpha": "1", "space.seed": "66" * 32})
+    if parent:
+        fields.update({"format": "2", "parent.digest": "77" * 16, "parent.records": "300", "parent.run": "88" * 32})
     return "".join(f"{k} = {v}\n" for k, v in sorted(fields.items())).encode()
 
 
@@ -279,7 +281,8 @@ def targets():
     return {
         "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
-        "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora")},
+        "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora"),
+                     "parent": manifest("aligned", parent=True)},
         "gguf": ggufs(), "safetensors": safetensors(),
         "tokenizer": {
             "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),

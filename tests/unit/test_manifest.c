@@ -115,6 +115,40 @@ START_TEST(both_spaces_and_extremes_round_trip) {
 }
 END_TEST
 
+/* Who goes on from another run says so in three lines and a format that an older peerd refuses by
+ * name; without one of them, or with format 1, nobody could tell what the base is made of.
+ */
+START_TEST(a_parent_is_three_lines_of_format_2) {
+    static const char *const lines[] = {
+        "format = 2\n", "parent.digest = 77777777777777777777777777777777\n",
+        "parent.records = 300\n",
+        "parent.run = 8888888888888888888888888888888888888888888888888888888888888888\n"};
+    pd_manifest m = example(PD_SPACE_ALIGNED), back;
+    char text[PD_MANIFEST_MAX], less[PD_MANIFEST_MAX];
+    size_t n;
+    ck_assert(!pd_manifest_has_parent(&m));
+    memset(m.parent_digest, 0x77, sizeof m.parent_digest);
+    memset(m.parent_run, 0x88, sizeof m.parent_run);
+    m.parent_records = 300;
+    ck_assert(pd_manifest_has_parent(&m));
+    pd_manifest_write(&m, text, &n);
+    text[n] = 0;
+    ck_assert_int_eq(pd_manifest_read(text, n, &back), PD_OK);
+    ck_assert_mem_eq(&m, &back, sizeof m);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        const char *at = strstr(text, lines[i]);
+        ck_assert_msg(at != NULL, "%s", lines[i]);
+        int cut = snprintf(less, sizeof less, "%.*s%s%s", (int)(at - text), text,
+                           i == 0 ? "format = 1\n" : "", at + strlen(lines[i]));
+        ck_assert_int_eq(pd_manifest_read(less, (size_t)cut, &back), PD_EFORMAT);
+    }
+    /* no run has the name zero, which is how none is told */
+    char *run = strstr(text, lines[3]);
+    memset(run + strlen("parent.run = "), '0', 64);
+    ck_assert_int_eq(pd_manifest_read(text, n, &back), PD_EFORMAT);
+}
+END_TEST
+
 /* Whatever is accepted is written back byte for byte, so no two texts are one run, and none crashes
  * the reader. */
 START_TEST(one_byte_changes_are_refused_or_another_run) {
@@ -158,7 +192,9 @@ typedef struct change {
  * broken. */
 START_TEST(refusals_name_the_cause) {
     static const change changes[] = {
-        {"format = 1", "format = 2", PD_EUNSUPPORTED},
+        {"format = 1", "format = 3", PD_EUNSUPPORTED},
+        {"format = 1", "format = 2", PD_EFORMAT}, /* without a parent it is format 1 */
+        {"policy.invites", "parent.records = 7\npolicy.invites", PD_EFORMAT},
         {"rule = sum", "rule = fedavg", PD_EUNSUPPORTED},
         {"space.kind = aligned", "space.kind = full", PD_EUNSUPPORTED},
         {"cosine", "steps", PD_EUNSUPPORTED},
@@ -259,6 +295,7 @@ static void add_tests(TCase *tc) {
     tcase_add_checked_fixture(tc, start, NULL);
     tcase_add_test(tc, text_and_run_id_are_golden);
     tcase_add_test(tc, both_spaces_and_extremes_round_trip);
+    tcase_add_test(tc, a_parent_is_three_lines_of_format_2);
     tcase_add_test(tc, one_byte_changes_are_refused_or_another_run);
     tcase_add_test(tc, refusals_name_the_cause);
     tcase_add_test(tc, check_names_what_is_out_of_bounds);

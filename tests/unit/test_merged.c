@@ -121,6 +121,38 @@ START_TEST(test_gguf) {
 }
 END_TEST
 
+/* Two nodes that hold the same records write the same bytes: a sum in another order, or fused,
+ * would give the new run of each another base.
+ */
+START_TEST(test_same_everywhere) {
+    subject s = open_subject(PD_SPACE_ALIGNED, ALL_TARGETS);
+    pd_merged m = merged_of(&s, PD_GGML_F32);
+    pd_gguf *g;
+    char name[64];
+    ck_ok(pd_export_merged_gguf(in_dir(&s, "merged.gguf"), &m));
+    ck_ok(pd_gguf_open(in_dir(&s, "merged.gguf"), &g));
+    for (uint32_t k = 0; k < s.info->n_layers * PD_TARGETS; k++) {
+        uint32_t l = k / PD_TARGETS, t = k % PD_TARGETS, out, in;
+        pd_model_shape(s.info, (pd_target)t, &out, &in);
+        const pd_lowrank *x = pd_view_at(s.view, l, (pd_target)t);
+        snprintf(name, sizeof name, "blk.%u.%s.weight", l, gguf_names[t]);
+        const pd_tensor *got = pd_gguf_tensor(g, name);
+        for (uint32_t i = 0; i < out * in; i++) {
+            volatile float sum = (float)s.m.w[l][t][i];
+            for (uint32_t r = 0; r < x->rank; r++) {
+                volatile float product = x->up[r * out + i / in] * x->down[r * in + i % in];
+                sum += product;
+            }
+            float is;
+            memcpy(&is, got->data + 4 * i, 4);
+            ck_assert_msg(is == sum, "%s %u: %a, not %a", name, i, (double)is, (double)sum);
+        }
+    }
+    pd_gguf_close(g);
+    close_subject(&s);
+}
+END_TEST
+
 /* By default a matrix keeps a type that holds it, and what was quantised becomes F16. */
 START_TEST(test_default_type) {
     pd_merged m = {.type = PD_MERGED_AUTO};
@@ -138,8 +170,7 @@ END_TEST
 START_TEST(test_quantised) {
     enum { ROWS = 300, COLS = 64, BLOCK = 34 };
     static uint8_t blocks[ROWS * COLS / 32 * BLOCK];
-    static float was[ROWS * COLS], is[ROWS * COLS], down[COLS], up[ROWS], rows[ROWS * COLS],
-        more[ROWS];
+    static float was[ROWS * COLS], is[ROWS * COLS], down[COLS], up[ROWS], rows[ROWS * COLS];
     static uint8_t bytes[4 * ROWS * COLS];
     subject s = open_subject(PD_SPACE_LORA, 1);
     pd_rng rng = {3};
@@ -159,7 +190,7 @@ START_TEST(test_quantised) {
                          .size_bytes = sizeof blocks};
     const pd_lowrank add = {.rank = 1, .down = down, .up = up};
     pd_merge_tensor at = {.t = &t, .add = &add, .type = PD_GGML_F16};
-    pd_merge x = {.at = &at, .n = 1, .rows = rows, .up = more, .bytes = bytes};
+    pd_merge x = {.at = &at, .n = 1, .rows = rows, .bytes = bytes};
     pd_file_out *f;
     uint8_t *p;
     size_t n;
@@ -350,6 +381,7 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_gguf);
+    tcase_add_test(tc, test_same_everywhere);
     tcase_add_test(tc, test_default_type);
     tcase_add_test(tc, test_quantised);
     tcase_add_test(tc, test_hf);
