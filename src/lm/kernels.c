@@ -14,18 +14,10 @@ static void from_half(size_t n, const uint16_t *restrict x, float *restrict out)
         out[i] = pd_bf16_to_float(x[i]);
 }
 
-PD_INLINE float rms_inverse(uint32_t width, const float *x, float eps) {
-    float sum = 0.0f;
-    PD_SIMD_SUM(sum)
-    for (uint32_t i = 0; i < width; i++)
-        sum += x[i] * x[i];
-    return 1.0f / __builtin_sqrtf(sum / (float)width + eps);
-}
-
 PD_INLINE void rms_rows(uint32_t rows, uint32_t width, const float *x, const float *w, float eps,
                         void *out, bool half) {
     for (uint32_t r = 0; r < rows; r++, x += width) {
-        float inv = rms_inverse(width, x, eps);
+        float inv = pd_rms_inverse(width, x, eps);
         size_t at = (size_t)r * width;
         PD_SIMD
         for (uint32_t i = 0; i < width; i++)
@@ -266,7 +258,7 @@ static float dot(uint32_t n, const float *a, const void *b, bool half) {
 static void rms_back(uint32_t rows, uint32_t width, const float *x, const float *w, float eps,
                      const float *dy, float *restrict dx) {
     for (uint32_t r = 0; r < rows; r++, x += width, dy += width, dx += width) {
-        float inv = rms_inverse(width, x, eps), s = 0.0f;
+        float inv = pd_rms_inverse(width, x, eps), s = 0.0f;
         PD_SIMD_SUM(s)
         for (uint32_t i = 0; i < width; i++)
             s += w[i] * dy[i] * x[i];

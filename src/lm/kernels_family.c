@@ -64,19 +64,11 @@ void PD_KERNEL(pd_bias)(uint32_t rows, uint32_t n, const float *b, float *restri
     }
 }
 
-PD_INLINE float head_inverse(uint32_t width, const float *x, float eps) {
-    float sum = 0.0f;
-    PD_SIMD_SUM(sum)
-    for (uint32_t i = 0; i < width; i++)
-        sum += x[i] * x[i];
-    return 1.0f / __builtin_sqrtf(sum / (float)width + eps);
-}
-
 void PD_KERNEL(pd_norm_heads)(uint32_t rows, uint32_t n, uint32_t width, const float *w, float eps,
                               float *x, size_t ld) {
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t h = 0; h < n; h++) {
-            float *y = x + r * ld + (size_t)h * width, inv = head_inverse(width, y, eps);
+            float *y = x + r * ld + (size_t)h * width, inv = pd_rms_inverse(width, y, eps);
             PD_SIMD
             for (uint32_t i = 0; i < width; i++)
                 y[i] *= inv * w[i];
@@ -89,7 +81,7 @@ void PD_KERNEL(pd_norm_heads_back)(uint32_t rows, uint32_t n, uint32_t width, co
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t h = 0; h < n; h++, d += width) {
             const float *x = raw + r * raw_ld + (size_t)h * width;
-            float inv = head_inverse(width, x, eps), s = 0.0f;
+            float inv = pd_rms_inverse(width, x, eps), s = 0.0f;
             PD_SIMD_SUM(s)
             for (uint32_t i = 0; i < width; i++)
                 s += w[i] * d[i] * x[i];

@@ -92,4 +92,13 @@ void PD_KERNEL(pd_act_back)(pd_activation kind, size_t n, const float *x, const 
 void PD_KERNEL(pd_attend)(const pd_attend *a);
 void PD_KERNEL(pd_attend_back)(const pd_attend_back *a);
 
+/* (mean x^2 + eps)^-1/2: of a row, or of one head. */
+PD_INLINE float pd_rms_inverse(uint32_t width, const float *x, float eps) {
+    float sum = 0.0f;
+    PD_SIMD_SUM(sum)
+    for (uint32_t i = 0; i < width; i++)
+        sum += x[i] * x[i];
+    return 1.0f / __builtin_sqrtf(sum / (float)width + eps);
+}
+
 #endif
