@@ -58,18 +58,24 @@ uint8_t *ckpt_file_make(const pd_replay *r, ckpt_source *logs, uint32_t n, size_
     return p;
 }
 
+bool ckpt_file_is_known(const pd_replay *r, const uint8_t *p, size_t size, size_t d,
+                        ckpt_bytes *bytes, void *ctx) {
+    pd_ckpt c;
+    pd_ckpt_log e;
+    bool known = pd_ckpt_open(p, size, r->run, &c) == PD_OK && c.d == d;
+    if (known)
+        for (const uint8_t *at = c.entries; pd_ckpt_next(&c, &at, &e);)
+            known &= bytes(ctx, &e.author, e.chain.n) != NULL;
+    return known;
+}
+
 bool ckpt_file_is_right(const pd_replay *r, const uint8_t *p, size_t size, size_t d,
-                        ckpt_bytes *bytes, void *ctx, bool *known) {
+                        ckpt_bytes *bytes, void *ctx) {
     pd_ckpt c;
     pd_ckpt_log e;
     int32_t a[CKPT_COORDS_MAX] = {0}, is[CKPT_COORDS_MAX];
     bool right = true;
-    *known = pd_ckpt_open(p, size, r->run, &c) == PD_OK && c.d == d;
-    if (!*known)
-        return false;
-    for (const uint8_t *at = c.entries; pd_ckpt_next(&c, &at, &e);)
-        *known &= bytes(ctx, &e.author, e.chain.n) != NULL;
-    if (!*known)
+    if (pd_ckpt_open(p, size, r->run, &c))
         return false;
     for (const uint8_t *at = c.entries; pd_ckpt_next(&c, &at, &e);) {
         pd_chain ours;

@@ -36,8 +36,12 @@ uint8_t *ckpt_file_make(const pd_replay *r, ckpt_source *logs, uint32_t n, size_
 /* The first n bytes of an author's gradients; NULL: they are not all here, or do not all count. */
 typedef const uint8_t *ckpt_bytes(void *ctx, const pd_author *a, uint64_t n);
 
-/* Does the file hold what these bytes give?  *known: all of them are here, else nobody can say. */
+/* Are all bytes here that the file tells of?  Else nobody can say whether it is right. */
+bool ckpt_file_is_known(const pd_replay *r, const uint8_t *p, size_t size, size_t d,
+                        ckpt_bytes *bytes, void *ctx);
+
+/* Does the file, which is known, hold what these bytes give? */
 bool ckpt_file_is_right(const pd_replay *r, const uint8_t *p, size_t size, size_t d,
-                        ckpt_bytes *bytes, void *ctx, bool *known);
+                        ckpt_bytes *bytes, void *ctx);
 
 #endif

@@ -92,7 +92,8 @@ static const uint8_t *bytes_at(void *ctx, const pd_author *a, uint64_t n) {
 
 /* Does the file hold what this node's logs give?  *known: all of them are here. */
 static bool is_right(mesh *m, node *n, const file *f, bool *known) {
-    return ckpt_file_is_right(&m->replay, f->p, f->n, COORDS, bytes_at, n, known);
+    *known = ckpt_file_is_known(&m->replay, f->p, f->n, COORDS, bytes_at, n);
+    return *known && ckpt_file_is_right(&m->replay, f->p, f->n, COORDS, bytes_at, n);
 }
 
 static void judge(mesh *m, node *n) {

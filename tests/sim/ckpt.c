@@ -105,19 +105,39 @@ static const uint8_t *bytes_held(void *ctx, const pd_author *a, uint64_t size) {
     return here ? bytes_of(n->world, l, log) : NULL;
 }
 
+/* Has this node a version of its own of a log?  Then its bytes may be others than its neighbours'.
+ */
+static bool is_odd(const node *n) {
+    bool odd = false;
+    for (uint32_t log = 0; log < n->n_logs; log++)
+        odd |= n->logs[log].own != NULL;
+    return odd;
+}
+
+/* Bytes that nodes share say the same to all of them: they are folded once. */
+static bool is_right(sim *s, node *n, ckpt *c) {
+    bool odd = is_odd(n);
+    bool right = c->told && !odd
+                     ? c->right
+                     : ckpt_file_is_right(&s->replay, c->p, c->n, COORDS, bytes_held, n);
+    if (!odd) {
+        c->told = true;
+        c->right = right;
+    }
+    return right;
+}
+
 static void judge(sim *s, node *n) {
     pd_core_ckpt_status st;
     for (uint32_t i = 0; n->core && pd_core_ckpt(n->core, i, &st); i++) {
         uint32_t which;
-        bool known;
         if (!same_as_before(s, &st.name, &which) || n->judged >> which & 1)
             continue;
-        const ckpt *c = &s->ckpt[which];
-        bool right = ckpt_file_is_right(&s->replay, c->p, c->n, COORDS, bytes_held, n, &known);
-        if (!known)
+        ckpt *c = &s->ckpt[which];
+        if (!ckpt_file_is_known(&s->replay, c->p, c->n, COORDS, bytes_held, n))
             continue;
         n->judged |= UINT64_C(1) << which;
-        if (right || BROKEN(s, BROKEN_ATTEST)) {
+        if (is_right(s, n, c) || BROKEN(s, BROKEN_ATTEST)) {
             attest(s, n, which);
             return; /* the list is another now */
         }

@@ -360,6 +360,7 @@ typedef struct ckpt {
     size_t n;
     pd_ckpt_name name;
     ckpt_lie lie;
+    bool told, right; /* what the bytes that nodes share say of it: the same to everyone */
 } ckpt;
 enum { CKPTS_MAX = 24 };
 
