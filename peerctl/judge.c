@@ -58,9 +58,12 @@ static const char *error_in(const cJSON *o, const char *name) {
 static void judge_node(const facts *f, ctl_check *c) {
     const char *state = ctl_or_dash(ctl_text(f->status, "state")),
                *why = ctl_or_dash(ctl_text(f->status, "why"));
-    if (is(f->health, "trainer", "stopped") || strcmp(state, "silenced") == 0) {
+    if (is(f->health, "trainer", "stopped")) {
         ctl_say(c, CTL_BAD, "silenced: %s", why);
         ctl_mend(c, "peerctl -d %s journal    (then: peerctl -d %s resume)", f->dir, f->dir);
+    } else if (strcmp(state, "silenced") == 0) {
+        ctl_say(c, CTL_BAD, "silenced: %s", why);
+        ctl_mend(c, "under a new key: stop it, and peerd join NEWDIR with a member's ticket");
     } else if (strcmp(state, "paused") == 0) {
         ctl_say(c, CTL_WARN, "paused: it relays and makes no records");
         ctl_mend(c, "peerctl -d %s resume", f->dir);

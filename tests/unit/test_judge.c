@@ -43,8 +43,8 @@ typedef struct change {
 static const change changes[] = {
     {'s', "state", "\"listening\"", "node", CTL_WARN, "listening", "wait"},
     {'s', "state", "\"paused\"", "node", CTL_WARN, "paused", "peerctl -d dir resume"},
-    {'s', "state", "\"silenced\"", "node", CTL_BAD, "silenced", "peerctl -d dir resume"},
-    {'h', "trainer", "\"stopped\"", "node", CTL_BAD, "silenced", "journal"},
+    {'s', "state", "\"silenced\"", "node", CTL_BAD, "silenced", "peerd join NEWDIR"},
+    {'h', "trainer", "\"stopped\"", "node", CTL_BAD, "silenced", "peerctl -d dir resume"},
     {'s', "version", "\"9.9\"", "version", CTL_WARN, "peerd is 9.9", "one version"},
     {'s', "members", "0", "links", CTL_WARN, "nobody else", "peerctl -d dir invite"},
     {'h', "solo", "true", "links", CTL_WARN, "--solo", "peerd run dir"},
