@@ -245,13 +245,20 @@ static pd_item alias_of(const world *w, uint32_t member) {
  */
 START_TEST(tables_are_as_large_as_the_configuration_says) {
     static const struct {
-        uint32_t members;
+        uint32_t members, stage_bytes; /* 0: as a node has them */
         size_t most;
-    } bound[] = {{16, 1 << 20}, {1000, 4 << 20}, {PD_MEMBERS_TOP, 64 << 20}};
+    } bound[] = {{16, 4096, 1 << 20},
+                 {1000, 4096, 4 << 20},
+                 {PD_MEMBERS_TOP, 4096, 50 << 20},
+                 {16, 0, 5 << 20},
+                 {0, 0, 6 << 20}, /* what peerd asks for */
+                 {1000, 0, 8 << 20},
+                 {PD_MEMBERS_TOP, 0, 54 << 20}};
     for (size_t i = 0; i < sizeof bound / sizeof *bound; i++) {
-        pd_core_conf conf = {.members_max = bound[i].members, .stage_bytes = 4096};
+        pd_core_conf conf = {.members_max = bound[i].members, .stage_bytes = bound[i].stage_bytes};
         ck_assert_uint_le(pd_core_bytes(&conf), bound[i].most);
     }
+    ck_assert_uint_le(pd_join_bytes(), 8 << 20);
     world *w = make(20);
     w->conf.members_max = PD_MEMBERS_TOP + 1;
     pd_core_crypto crypto = {w, sign, verify, chance};
