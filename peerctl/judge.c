@@ -58,9 +58,12 @@ static const char *error_in(const cJSON *o, const char *name) {
 static void judge_node(const facts *f, ctl_check *c) {
     const char *state = ctl_or_dash(ctl_text(f->status, "state")),
                *why = ctl_or_dash(ctl_text(f->status, "why"));
-    if (is(f->health, "trainer", "stopped") || strcmp(state, "silenced") == 0) {
+    if (is(f->health, "trainer", "stopped")) {
         ctl_say(c, CTL_BAD, "silenced: %s", why);
         ctl_mend(c, "peerctl -d %s journal    (then: peerctl -d %s resume)", f->dir, f->dir);
+    } else if (strcmp(state, "silenced") == 0) {
+        ctl_say(c, CTL_BAD, "silenced: %s", why);
+        ctl_mend(c, "under a new key: stop it, and peerd join NEWDIR with a member's ticket");
     } else if (strcmp(state, "paused") == 0) {
         ctl_say(c, CTL_WARN, "paused: it relays and makes no records");
         ctl_mend(c, "peerctl -d %s resume", f->dir);
@@ -256,8 +259,7 @@ static void judge_checkpoint(const facts *f, ctl_check *c) {
     if (strcmp(audit, "differs") == 0) {
         ctl_say(c, CTL_BAD,
                 "the one that this node began with was wrong, though %.0f members attest it; it "
-                "has gone on "
-                "with what the records give",
+                "has gone on with what the records give",
                 ctl_number(k, "voices"));
         ctl_mend(c, "see who attests it, and ban them: peerctl -d %s log --control", f->dir);
     } else if (ctl_number(k, "wrong") > 0) {
@@ -267,6 +269,8 @@ static void judge_checkpoint(const facts *f, ctl_check *c) {
     } else if (ctl_true(k, "waits")) {
         ctl_say(c, CTL_WARN, "replay waits for %s from before the one that this node began with",
                 ctl_bytes(ctl_number(k, "lacking_bytes")));
+        ctl_mend(c, "wait; or start a member's node that holds all records: peerctl -d %s members",
+                 f->dir);
     } else if (strcmp(audit, "open") == 0) {
         ctl_say(c, CTL_OK, "this node's state rests on %.0f members until its audit is done",
                 ctl_number(k, "voices"));

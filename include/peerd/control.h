@@ -44,8 +44,8 @@
  *                 peers [{key, name, addr, member "here"|"away"|"gone"|"left"|"banned",
  *                         link "none"|"dialing"|"up"|"suspect", outbound, link_why (why it has no
  *                         link; ""), records, void_records, score (0, or less after
- *                         misbehaviour), missing, behind, bytes_in, bytes_out, bytes_in_per_s,
- *                         bytes_out_per_s, rtt_ms, quiet_ms}]
+ *                         misbehaviour), observer, missing, behind, bytes_in, bytes_out,
+ *                         bytes_in_per_s, bytes_out_per_s, rtt_ms, quiet_ms}]
  *                 peers: linked ones first, then here, away, gone, left, banned; by name, then key; at most
  *                 1000 of them (members has all)
  *   members {after (0)}

@@ -47,8 +47,10 @@ static const char *state_of(const pd_node *n, const pd_core_status *c, const pd_
     *why = c->why;
     if (n->stopping || c->voice == PD_VOICE_STOPPING)
         return "stopping";
-    if (c->voice == PD_VOICE_SILENCED)
+    if (c->voice == PD_VOICE_SILENCED) {
+        *why = "banned, or its place is passed on: its log says which (peerctl journal)";
         return "silenced";
+    }
     if (t->state == PD_TRAINER_PAUSED) {
         *why = "paused by hand (go on with: peerctl resume)";
         return "paused";
@@ -195,6 +197,7 @@ static cJSON *peer_of(const peer *p) {
     pd_json_count(j, "records", p->s.records);
     pd_json_count(j, "void_records", p->s.voids);
     cJSON_AddNumberToObject(j, "score", p->s.score);
+    cJSON_AddBoolToObject(j, "observer", p->s.observer);
     pd_json_count(j, "missing", p->s.missing);
     pd_json_count(j, "behind", p->s.behind);
     pd_json_count(j, "bytes_in", p->s.bytes_in);

@@ -121,6 +121,21 @@ void pd_records_control(pd_ledger *l, uint32_t index, void (*fn)(void *ctx, cons
     }
 }
 
+static void note_next_key(void *ctx, const pd_told *t) {
+    if (strcmp(t->kind, "rotate") == 0)
+        memcpy(ctx, t->subject, 32);
+}
+
+bool pd_records_next_key(pd_ledger *l, const uint8_t key[32], uint8_t next[32]) {
+    static const uint8_t nobody[32];
+    pd_log_info info;
+    memcpy(next, nobody, 32);
+    for (uint32_t i = 0; pd_ledger_info(l, i, &info); i++)
+        if (memcmp(info.author.key, key, 32) == 0)
+            pd_records_control(l, i, note_next_key, next);
+    return memcmp(next, nobody, 32) != 0;
+}
+
 /* ---- admissions ---- */
 
 typedef struct gather {

@@ -26,6 +26,9 @@ typedef struct pd_told {
 void pd_records_control(pd_ledger *l, uint32_t index, void (*fn)(void *ctx, const pd_told *t),
                         void *ctx);
 
+/* The key that this one's place was passed on to, by its newest ROTATE; false: none. */
+bool pd_records_next_key(pd_ledger *l, const uint8_t key[32], uint8_t next[32]);
+
 /* Who admitted whom, by the MEMBER and ROTATE records; of several, the lowest key. */
 typedef struct pd_admission {
     uint8_t subject[32], inviter[32];

@@ -3,6 +3,7 @@
 #include "node.h"
 #include "peerd/file.h"
 #include "peerd/log.h"
+#include "records.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,7 +96,18 @@ void pd_watch_seal(pd_node *n, const pd_action *a) {
 
 /* ---- what has changed since the last look ---- */
 
-static void say_member(const pd_watched *p, const pd_peer_status *now) {
+static void say_left(const pd_node *n, const pd_watched *p, const char *name) {
+    uint8_t next[32];
+    char key[17];
+    if (!pd_records_next_key(n->site->ledger, p->now.key, next)) {
+        pd_info("%s has left the run: it said goodbye for good", name);
+        return;
+    }
+    pd_hex(next, 4, key);
+    pd_info("%s has passed its place on to its next key, %s", name, key);
+}
+
+static void say_member(const pd_node *n, const pd_watched *p, const pd_peer_status *now) {
     pd_member_state was = p->now.member;
     char key[17];
     const char *name = name_of(p, key);
@@ -117,7 +129,7 @@ static void say_member(const pd_watched *p, const pd_peer_status *now) {
                 quiet_min / 60);
         break;
     case PD_MEMBER_LEFT:
-        pd_info("%s has left the run: it said goodbye for good", name);
+        say_left(n, p, name);
         break;
     case PD_MEMBER_BANNED: /* the core says so, and why */
         break;
@@ -145,6 +157,7 @@ static void say_link(const pd_watched *p, const pd_peer_status *now) {
         pd_info("link to %s is well again", name);
 }
 
+/* Of silence for good the core itself says why. */
 static void say_voice(pd_watch *w, const pd_core_status *s) {
     bool speaks = s->voice == PD_VOICE_SPEAKING;
     if (s->voice == PD_VOICE_LISTENING && strcmp(w->silent, s->why) != 0) {
@@ -153,8 +166,6 @@ static void say_voice(pd_watch *w, const pd_core_status *s) {
     }
     if (speaks && (!w->at_ms || w->voice != PD_VOICE_SPEAKING) && !s->members)
         pd_info("speaking: nobody else is in the run yet");
-    if (s->voice == PD_VOICE_SILENCED && w->voice == PD_VOICE_SPEAKING)
-        pd_warn("silenced: %s", s->why);
     w->voice = s->voice;
 }
 
@@ -184,14 +195,16 @@ static bool grow(pd_watch *w) {
     return true;
 }
 
-static void look_at(pd_watch *w, uint32_t i, const pd_peer_status *now, uint64_t ms) {
+static void look_at(pd_node *n, uint32_t i, const pd_peer_status *now, uint64_t ms) {
+    pd_watch *w = &n->watch;
     if (i == w->n) {
         w->peer[w->n++] = (pd_watched){.now = *now};
         w->peer[i].now.link = PD_LINK_NONE; /* so that a link that is up already is said */
         w->peer[i].now.session = 0;
     }
     pd_watched *p = &w->peer[i];
-    say_member(p, now);
+    memcpy(p->now.name, now->name, sizeof p->now.name); /* a newcomer's may just have come */
+    say_member(n, p, now);
     say_link(p, now);
     if (is_up(now))
         p->why[0] = 0;
@@ -209,7 +222,7 @@ bool pd_watch_look(pd_node *n) {
     pd_core_status_get(n->core, now, &s);
     say_voice(w, &s);
     for (uint32_t i = 0; pd_core_peer_get(n->core, now, i, &p) && (i < w->n || grow(w)); i++)
-        look_at(w, i, &p, now);
+        look_at(n, i, &p, now);
     measure(&w->rate, now, s.bytes_in, s.bytes_out);
     w->at_ms = now;
     return true;

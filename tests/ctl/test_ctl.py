@@ -287,6 +287,13 @@ class Nodes(unittest.TestCase):
         self.beta.start("--seal-ms", "300")
         self.alpha.wait_said(r"info link to beta is up \((we|it) dialled\)", times=2)
         self.beta.wait_said(r"info speaking, after comparing with 1 of 1 members", times=2)
+        old = self.beta.status()["key"]
+        self.beta.ctl("rotate")
+        self.assertEqual(self.beta.proc.wait(PATIENCE_S), 0)
+        self.alpha.wait_said(r"info beta has passed its place on to its next key, ")
+        self.beta.start("--seal-ms", "300")
+        self.beta.wait_said(r"info speaking, after comparing with 1 of 1 members", times=3)
+        self.assertNotEqual(self.beta.status()["key"], old)
         self.beta.ctl("leave")
         self.alpha.wait_said(r"info link to beta is down: it stops")
         self.alpha.wait_said(r"info beta has left the run: it said goodbye for good")
@@ -299,7 +306,7 @@ class Nodes(unittest.TestCase):
         self.assertTrue(self.alpha.ctl("journal").startswith(said))
         self.assertEqual(self.alpha.status()["counted"], 1)
         # Where both had dialled, the second session may be up for as long as its own goodbye takes.
-        wait_for("beta is only counted", lambda: "1 more are gone, have left or have no link" in self.alpha.ctl("status"))
+        wait_for("beta is only counted", lambda: "2 more are gone, have left or have no link" in self.alpha.ctl("status"))
 
     # ---- the others ----
 

@@ -137,6 +137,8 @@ static bool carry_out(sim *s, node *n, const pd_action *a, clogs *full) {
         break;
     case PD_ACT_NOTE:
         sim_say(s, "n%u: %s", n->index, a->text);
+        if (!s->o.table)
+            watch_note(s, n, a->text);
         break;
     case PD_ACT_REFUSED:
         sim_say(s, "n%u: refused: %s", n->index, a->text);

@@ -289,7 +289,7 @@ bool path_send(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n,
     k->n = n;
     k->noise = noise;
     memcpy(k->bytes, p, n);
-    if (BROKEN(s, BROKEN_WIRE) && percent(&e->r, 1))
+    if ((BROKEN(s, BROKEN_WIRE) || (BROKEN(s, BROKEN_TRUST) && s->distrust)) && percent(&e->r, 1))
         k->bytes[draw(&e->r, 0, n - 1)] ^= 1;
     if (e->flight && e->flight + n > s->buffer_bytes && path_other(s, session)->open &&
         !e->doomed) {

@@ -19,7 +19,7 @@
  *                                    lines
  *   --large, --json                  --table: the rows of large runs; for scripts
  *   --plant NAME                     with a bug planted in the core; all: each must be found
- *   --broken                         with the world broken: each law must tell
+ *   --broken NAME                    with the world broken; all: each law must tell
  *                                    (these two: peersim_planted)
  *
  * Exit status: 0 all is well, 2 misused, 10 safety, 11 liveness, 12 bound, 13 crash, 14 two runs of
@@ -41,30 +41,33 @@ typedef struct command {
     uint32_t n_seeds, room_seeds;
     uint64_t fresh, soak_ms; /* of a clock on the wall */
     unsigned jobs;
-    bool twice, hash, table, pairs, broken;
-    const char *plant;
+    bool twice, hash, table, pairs;
+    const char *plant, *broken; /* as asked for; NULL: not */
 } command;
 
 /* ---- planted bugs ---- */
 
 #ifdef PD_PLANTED
 extern int pd_planted;
-static const char *const plants[] = {"",
-                                     "send-before-stored",
-                                     "restart-without-listening",
-                                     "range-without-seal",
-                                     "sent-across-sessions",
-                                     "heads-trusted-as-own",
-                                     "repair-without-patience",
-                                     "acknowledge-failed-store",
-                                     "void-as-first-seen",
-                                     "alias-kept-over-members",
-                                     "checkpoint-unattested"};
+typedef struct plant {
+    const char *name, *law; /* law: the one that has to find it; NULL: whichever does */
+} plant;
+static const plant plants[] = {{"", NULL},
+                               {"send-before-stored", NULL},
+                               {"restart-without-listening", NULL},
+                               {"range-without-seal", NULL},
+                               {"sent-across-sessions", NULL},
+                               {"heads-trusted-as-own", NULL},
+                               {"repair-without-patience", "L6"},
+                               {"acknowledge-failed-store", NULL},
+                               {"void-as-first-seen", NULL},
+                               {"alias-kept-over-members", NULL},
+                               {"checkpoint-unattested", "S15"}};
 enum { PLANTS = sizeof plants / sizeof *plants };
 
 static bool choose_plant(const char *name) {
     for (int i = 1; i < PLANTS; i++)
-        if (!strcmp(plants[i], name)) {
+        if (!strcmp(plants[i].name, name)) {
             pd_planted = i;
             return true;
         }
@@ -80,8 +83,8 @@ static int find_planted(const command *c) {
         seeds[i] = i + 1;
     for (int i = 1; i < PLANTS; i++) {
         pd_planted = i;
-        printf("%s\n  ", plants[i]);
-        batch b = {.seeds = seeds, .n = SEEDS, .jobs = c->jobs};
+        printf("%s\n  ", plants[i].name);
+        batch b = {.seeds = seeds, .n = SEEDS, .jobs = c->jobs, .until_law = plants[i].law};
         run_batch(&c->o, &b);
         if (!b.failed)
             printf("NOT FOUND in %d seeds\n", (int)SEEDS);
@@ -99,6 +102,7 @@ static const breakage breakages[BROKEN_KINDS] = {
     [BROKEN_APPEND] = {"append", "S3", SAFETY},
     [BROKEN_DIGEST] = {"digest", "S5", SAFETY},
     [BROKEN_WIRE] = {"wire", "S8", SAFETY},
+    [BROKEN_TRUST] = {"trust", "S8", SAFETY},
     [BROKEN_PEACE] = {"peace", "S10", SAFETY},
     [BROKEN_GATE] = {"gate", "S11", SAFETY},
     [BROKEN_ENTROPY] = {"entropy", "S14", UNEQUAL},
@@ -116,6 +120,15 @@ static const breakage breakages[BROKEN_KINDS] = {
     [BROKEN_RULE] = {"rule", "L9", LIVENESS},
     [BROKEN_ATTEST] = {"attest", "S15", SAFETY},
 };
+
+static bool choose_broken(options *o, const char *name) {
+    for (int i = 1; i < BROKEN_KINDS; i++)
+        if (!strcmp(name, breakages[i].name)) {
+            o->broken = (broken)i;
+            return true;
+        }
+    return !strcmp(name, "all");
+}
 
 /* Each breakage of the world is told, by the law it breaks. */
 static int find_broken(const command *c) {
@@ -145,6 +158,10 @@ static int find_broken(const command *c) {
 #else
 static bool choose_plant(const char *name) {
     (void)name;
+    return false;
+}
+static bool choose_broken(options *o, const char *name) {
+    (void)o, (void)name;
     return false;
 }
 static int find_broken(const command *c) {
@@ -256,6 +273,10 @@ static bool value(command *c, const char *name, const char *v) {
         c->plant = v;
         return choose_plant(v);
     }
+    if (!strcmp(name, "--broken")) {
+        c->broken = v;
+        return choose_broken(&c->o, v);
+    }
     if (!number(v, &n))
         return false;
     if (!strcmp(name, "--seed"))
@@ -300,8 +321,6 @@ static bool flag(command *c, const char *name) {
         return c->o.t.json = true;
     if (!strcmp(name, "--pairs"))
         return c->pairs = true;
-    if (!strcmp(name, "--broken"))
-        return c->broken = true;
     if (!strcmp(name, "--real-keys"))
         return c->o.ed25519 = true;
     return false;
@@ -349,7 +368,7 @@ static int run(command *c, double *node_hours) {
         return b.unjudged == b.n ? NO_JUDGE : OK;
     options o = c->o;
     o.seed = c->seeds[b.first_failed];
-    shrink(&o, &b.first, c->plant);
+    shrink(&o, &b.first, c->plant, c->broken);
     return b.first.code;
 }
 
@@ -429,7 +448,7 @@ int main(int argc, char **argv) {
     int code;
     if (c.plant && !strcmp(c.plant, "all"))
         code = find_planted(&c);
-    else if (c.broken)
+    else if (c.broken && !strcmp(c.broken, "all"))
         code = find_broken(&c);
     else if (c.table) {
         c.o.seed = c.n_seeds ? c.seeds[0] : 2;

@@ -52,18 +52,28 @@ static outcome outcome_of(const sim *s) {
     return o;
 }
 
+static void tell(int fd, const outcome *o) {
+    if (write(fd, o, sizeof *o) != (ssize_t)sizeof *o)
+        _exit(1);
+}
+
+/* Tells how large the run is before it begins, so that one that crashes can be made smaller, too.
+ */
 static void live(const options *o, int fd, bool aloud) {
     signal(SIGABRT, last_words);
     signal(SIGSEGV, last_words);
     current = sim_open(o);
+    outcome plan = outcome_of(current), end;
+    plan.failed_ms = plan.until_ms;
+    tell(fd, &plan);
     sim_judge(current);
-    outcome end = outcome_of(current);
+    end = outcome_of(current);
     if (aloud && end.code)
         sim_last_words(current);
     sim_close(current);
     current = NULL;
-    ssize_t wrote = write(fd, &end, sizeof end);
-    _exit(wrote == (ssize_t)sizeof end ? 0 : 1);
+    tell(fd, &end);
+    _exit(0);
 }
 
 static child begin(const options *o, bool aloud) {
@@ -85,15 +95,19 @@ static child begin(const options *o, bool aloud) {
 }
 
 static outcome end_of(child c) {
-    outcome o = {0};
+    outcome o = {0}, plan = {0};
     int status;
+    if (read(c.fd, &plan, sizeof plan) != (ssize_t)sizeof plan)
+        plan = (outcome){0};
     ssize_t got = read(c.fd, &o, sizeof o);
     close(c.fd);
     while (waitpid(c.pid, &status, 0) < 0 && errno == EINTR)
         ;
     if (got == (ssize_t)sizeof o && WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return o;
-    o = (outcome){.code = CRASHED, .law = "crash"};
+    o = plan;
+    o.code = CRASHED;
+    snprintf(o.law, sizeof o.law, "crash");
     snprintf(o.failure, sizeof o.failure,
              "the run ended in a crash, an assert or a sanitizer's report");
     return o;
@@ -104,6 +118,9 @@ outcome run_apart(const options *o, bool aloud) {
 }
 
 /* ---- many ---- */
+
+/* The second run of a seed has another clock: 24 years later. */
+#define EPOCH_LATER_MS UINT64_C(777777777777)
 
 static void count(batch *b, size_t i, const outcome *o) {
     b->steps += o->steps;
@@ -151,7 +168,7 @@ void run_batch(const options *o, batch *b) {
             options one = *o;
             one.seed = b->seeds[begun];
             running[begun % jobs] = begin(&one, false);
-            one.epoch_ms += UINT64_C(777777777777);
+            one.epoch_ms += EPOCH_LATER_MS;
             if (b->twice)
                 again[begun % jobs] = begin(&one, false);
         }
@@ -175,12 +192,19 @@ void run_batch(const options *o, batch *b) {
 typedef struct search {
     options o;
     outcome first;
+    bool twice; /* it is two runs of one seed that differ */
     time_t until;
     unsigned runs;
 } search;
 
 static bool fails_alike(search *s, const options *o, outcome *end) {
     *end = run_apart(o, false);
+    if (s->twice) {
+        options later = *o;
+        later.epoch_ms += EPOCH_LATER_MS;
+        outcome second = run_apart(&later, false);
+        *end = compare(*end, &second);
+    }
     s->runs++;
     return end->code == s->first.code && !strcmp(end->law, s->first.law);
 }
@@ -252,8 +276,19 @@ static void print_drop(const options *o) {
     }
 }
 
-static void print_command(const options *o, const char *plant) {
-    printf("peersim --seed %llu", (unsigned long long)o->seed);
+#ifdef PD_PLANTED
+#define PROGRAM "peersim_planted"
+#else
+#define PROGRAM "peersim"
+#endif
+
+static void print_command(const search *s, const char *plant, const char *breakage) {
+    const options *o = &s->o;
+    printf(PROGRAM " --seed %llu", (unsigned long long)o->seed);
+    if (s->twice)
+        printf(" --twice");
+    if (o->ed25519)
+        printf(" --real-keys");
     if (o->nodes)
         printf(" --nodes %u", o->nodes);
     if (o->node_hours)
@@ -263,23 +298,24 @@ static void print_command(const options *o, const char *plant) {
                (unsigned long long)o->until_ms % 1000);
     if (plant)
         printf(" --plant %s", plant);
+    if (breakage)
+        printf(" --broken %s", breakage);
     print_drop(o);
     printf("\n");
 }
 
-void shrink(const options *o, const outcome *first, const char *plant) {
+void shrink(const options *o, const outcome *first, const char *plant, const char *breakage) {
     enum { SECONDS = 60 };
-    search s = {.o = *o, .first = *first, .until = time(NULL) + SECONDS};
+    search s = {
+        .o = *o, .first = *first, .until = time(NULL) + SECONDS, .twice = first->code == UNEQUAL};
     uint32_t room = 0;
     s.o.drop = grow(NULL, &room, first->n_faults + 1, 1);
     s.o.n_drop = first->n_faults;
     for (uint32_t i = 0; i < o->n_drop && i < s.o.n_drop; i++)
         s.o.drop[i] = o->drop[i];
-    if (first->code == UNEQUAL || first->code == CRASHED)
-        s.o.n_drop = o->n_drop;
     fewer_faults(&s);
     fewer_nodes(&s);
-    if (!o->until_ms && first->code != CRASHED)
+    if (!o->until_ms)
         shorter(&s);
     uint32_t left = 0;
     for (uint32_t i = 0; i < s.o.n_drop; i++)
@@ -288,7 +324,7 @@ void shrink(const options *o, const outcome *first, const char *plant) {
            s.runs);
     s.o.tracing = true;
     outcome end = run_apart(&s.o, true);
-    printf("%s\nto repeat: ", end.failure);
-    print_command(&s.o, plant);
+    printf("%s\nto repeat: ", s.twice ? first->failure : end.failure);
+    print_command(&s, plant, breakage);
     free(s.o.drop);
 }

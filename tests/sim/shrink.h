@@ -14,8 +14,8 @@ typedef struct outcome {
 /* Run one world in a child; prints its last words if it fails and `aloud`. */
 outcome run_apart(const options *o, bool aloud);
 /* Find fewer faults, fewer nodes and a shorter run that fail alike; prints the command that repeats
- * it. */
-void shrink(const options *o, const outcome *first, const char *plant);
+ * it.  plant and breakage: what o has been given of them, by name, or NULL. */
+void shrink(const options *o, const outcome *first, const char *plant, const char *breakage);
 
 typedef struct batch {
     const uint64_t *seeds;

@@ -111,6 +111,7 @@ typedef enum broken {
     BROKEN_APPEND,   /* bytes are stored one too late */
     BROKEN_DIGEST,   /* a replica adds one */
     BROKEN_WIRE,     /* a bit turns over on the way */
+    BROKEN_TRUST,    /* the same, once a member has turned */
     BROKEN_PEACE,    /* honest frames are called noise */
     BROKEN_GATE,     /* whose ticket it was is forgotten */
     BROKEN_ENTROPY,  /* the clock gets into the random numbers */
@@ -549,6 +550,7 @@ void evil_act(evil *e); /* now and then */
 void watch_frame(sim *s, node *from, uint64_t session, const uint8_t *p, size_t n);
 void watch_free(pipe_end *e);
 void watch_speaking(sim *s, node *n);
+void watch_note(sim *s, const node *n, const char *text);
 void watch_core(sim *s, node *n);
 
 /* rule.c: what follows from the control logs that a node holds */

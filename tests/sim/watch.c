@@ -6,7 +6,7 @@
  *   S3   disk.c: a log stored with a gap, or twice
  *   S4   disk.c: bytes stored that their author never sealed
  *   S8   drive.c: an honest process ends itself; here: honest nodes count each other's seals or
- *        frames as bad, or each other as to be refused; bans: justice.c
+ *        frames as bad, or refuse each other (every note); bans: justice.c
  *   S9   frames that do not parse or are too long, too many sessions, pd_core_check
  *   S10  drive.c: noise changes what a node holds
  *   S11  drive.c: a key is admitted that nobody invited
@@ -210,20 +210,21 @@ void watch_speaking(sim *s, node *n) {
 
 /* ---- after a step ---- */
 
-/* What one honest node did never makes another refuse it, whatever a third one does. */
-static void watch_scores(sim *s, const node *n) {
-    enum { LEAST = -50 };
-    pd_peer_status p;
-    for (uint32_t i = 0; pd_core_peer_get(n->core, core_time(s), i, &p); i++) {
-        const node *who = sim_node_of(s, p.key);
-        if (p.score < LEAST && who && !who->evil_now)
-            sim_fail(s, SAFETY, "S8", "node %u has a score of %d for honest node %u", n->index,
-                     (int)p.score, who->index);
+/* What one honest node did never makes another refuse it, whatever a third one does.  Who is
+ * refused has its score cleared, so only the line that says so tells of it. */
+void watch_note(sim *s, const node *n, const char *text) {
+    const char *said = strstr(text, " is refused for ");
+    char key[9];
+    for (uint32_t i = 0; said && said - text >= 8 && i < s->n_nodes; i++) {
+        const node *who = &s->nodes[i];
+        pd_hex(who->id.pub, 4, key);
+        if (!strncmp(said - 8, key, 8) && !who->evil_now && !who->forked)
+            sim_fail(s, SAFETY, "S8", "node %u refuses honest node %u: %s", n->index, i, text);
     }
 }
 
 void watch_core(sim *s, node *n) {
-    enum { EVERY = 8, SELDOM = 64 }; /* steps between looks at all of a core's state */
+    enum { EVERY = 8 }; /* steps between looks at all of a core's state */
     char why[128];
     pd_core_status st;
     watch_speaking(s, n);
@@ -231,8 +232,6 @@ void watch_core(sim *s, node *n) {
         sim_fail(s, SAFETY, "S9", "node %u has %u sessions", n->index, n->n_sessions);
     if (s->steps % EVERY || s->code)
         return;
-    if (s->steps % SELDOM == 0 && s->distrust)
-        watch_scores(s, n);
     if (!pd_core_check(n->core, why, sizeof why))
         sim_fail(s, SAFETY, "S9", "node %u: %s", n->index, why);
     pd_core_status_get(n->core, core_time(s), &st);

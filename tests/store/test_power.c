@@ -145,6 +145,36 @@ static void backup(world *w) {
     node_say(w, PD_STREAM_GRADIENTS, 20);
 }
 
+/* A newcomer's logs begin at a base; what lies before comes later, and then it is as others are. */
+static void newcomer(world *w) {
+    node_start(w, false);
+    node_begin(w);
+    node_say(w, PD_STREAM_GRADIENTS, 300);
+    node_hear(w, 3000);
+    node_fill(w);
+    node_hear(w, 3500);
+    node_audit(w, PD_AUDIT_EQUAL);
+    node_close(w);
+}
+
+static void a_newcomer(world *w) {
+    a_node(w);
+    node_start(w, false);
+    node_begin(w);
+    node_share(w);
+    node_kill(w);
+}
+
+/* The other end of it: what it began with was made up. */
+static void misled(world *w) {
+    node_start(w, false);
+    node_share(w);
+    node_checkpoint(w);
+    node_fill(w);
+    node_audit(w, PD_AUDIT_DIFFERS);
+    node_share(w);
+}
+
 typedef struct scenario {
     const char *name;
     void (*before)(world *w); /* on a healthy disk */
@@ -163,6 +193,8 @@ static const scenario scenarios[] = {
     {"incarnation", a_node, incarnation},
     {"the_rest", a_node, the_rest},
     {"backup", a_node, backup},
+    {"newcomer", a_node, newcomer},
+    {"misled", a_newcomer, misled},
 };
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 

@@ -149,8 +149,10 @@ static void compare_others(world *w) {
         uint32_t index;
         if (!pd_ledger_find(w->ledger, &a, &index))
             continue;
-        size_t n = pd_ledger_read(w->ledger, index, 0, 0, held, sizeof held);
-        if (n > LOG_BYTES || memcmp(held, others_log[i], n) != 0)
+        pd_log_info info = {0};
+        pd_ledger_info(w->ledger, index, &info);
+        size_t n = pd_ledger_read(w->ledger, index, 0, info.base, held, sizeof held);
+        if (info.base + n > LOG_BYTES || memcmp(held, others_log[i] + info.base, n) != 0)
             world_fail(w, "S4: a log of somebody else has other bytes than its author gave");
     }
 }
@@ -259,11 +261,13 @@ void node_hear(world *w, size_t each) {
         return;
     for (uint32_t i = 0; i < OTHERS; i++) {
         pd_author a = author_of(other[i].pub, 0);
+        pd_log_info info = {0};
         uint32_t index;
         uint8_t seal[64];
         seal_of(&other[i], 0, 0, others_log[i], each, seal);
-        if (pd_ledger_author(w->ledger, &a, &index) ||
-            pd_ledger_append(w->ledger, index, 0, 0, others_log[i], each, seal))
+        if (pd_ledger_author(w->ledger, &a, &index) || !pd_ledger_info(w->ledger, index, &info) ||
+            pd_ledger_append(w->ledger, index, 0, info.base, others_log[i] + info.base,
+                             each - (size_t)info.base, seal))
             world_fail(w, "the ledger: %s", pd_fail_text());
     }
     follow(w);
@@ -352,7 +356,125 @@ void node_backup(world *w) {
         w->backup = true;
 }
 
+/* ---- beginning with a checkpoint ---- */
+
+/* File number k of those that newcomers are given, 0 the one that this node began with. */
+static void file_of(uint32_t k, uint8_t file[FILE_BYTES], uint8_t digest[32]) {
+    fill(file, FILE_BYTES, 200 + k);
+    pd_hash256(file, FILE_BYTES, digest);
+}
+
+static void say_begun(world *w, pd_audit_state state) {
+    uint8_t file[FILE_BYTES];
+    pd_store_begun b = {.state = state, .voices = 3, .records = OTHERS * MARK};
+    file_of(0, file, b.digest);
+    w->tried = state;
+    if (state == PD_AUDIT_DIFFERS)
+        w->durable_ckpt = 0; /* what was built on it goes with it */
+    bool ok = state != PD_AUDIT_OPEN ||
+              worked(w, "begun", pd_store_file_put(w->store, b.digest, file, sizeof file), false);
+    if (ok && worked(w, "begun", pd_store_begun_set(w->store, &b), false) &&
+        commit(w, "begun", false))
+        w->begun = state;
+}
+
+void node_begin(world *w) {
+    if (!runs(w))
+        return;
+    for (uint32_t i = 0; i < OTHERS; i++) {
+        pd_author a = author_of(other[i].pub, 0);
+        uint32_t index;
+        uint8_t seal[64];
+        pd_chain mark;
+        pd_chain_init(&mark, run, &a, PD_STREAM_GRADIENTS);
+        pd_chain_add(&mark, others_log[i], BASE);
+        seal_of(&other[i], 0, PD_STREAM_GRADIENTS, others_log[i], MARK, seal);
+        if (pd_ledger_author(w->ledger, &a, &index) ||
+            pd_ledger_begin_at(w->ledger, index, BASE, mark.c, others_log[i] + BASE, MARK - BASE,
+                               seal))
+            world_fail(w, "the ledger: %s", pd_fail_text());
+    }
+    follow(w);
+    if (runs(w))
+        say_begun(w, PD_AUDIT_OPEN);
+}
+
+void node_fill(world *w) {
+    if (!runs(w))
+        return;
+    for (uint32_t i = 0; i < OTHERS; i++) {
+        pd_author a = author_of(other[i].pub, 0);
+        pd_log_info info = {0};
+        uint32_t index;
+        if (pd_ledger_find(w->ledger, &a, &index))
+            pd_ledger_info(w->ledger, index, &info);
+        if (info.base && (pd_ledger_prefix_add(w->ledger, index, 0, others_log[i], BASE) ||
+                          pd_ledger_prefix_end(w->ledger, index, true)))
+            world_fail(w, "the ledger: %s", pd_fail_text());
+    }
+    follow(w);
+}
+
+void node_audit(world *w, pd_audit_state state) {
+    if (runs(w) && w->begun == PD_AUDIT_OPEN)
+        say_begun(w, state);
+}
+
+void node_share(world *w) {
+    uint8_t file[FILE_BYTES], digest[32];
+    if (!runs(w))
+        return;
+    file_of(++w->shared, file, digest);
+    if (worked(w, "share", pd_store_shared_put(w->store, digest, file, sizeof file), false) &&
+        commit(w, "share", false))
+        w->durable_shared = w->shared;
+}
+
 /* ---- the judge ---- */
+
+/* What it began with is as it was acknowledged, or as it was about to be said; until it is proven
+ * right its file is kept. */
+static void judge_begun(world *w) {
+    pd_store_begun b;
+    uint8_t file[FILE_BYTES], digest[32], *p = NULL;
+    size_t n = 0;
+    if (pd_store_begun_get(w->store, &b))
+        world_fail(w, "begun: %s", pd_fail_text());
+    else if (b.state != w->begun && b.state != w->tried)
+        world_fail(w, "what it began with was acknowledged as %d, a start finds %d", (int)w->begun,
+                   (int)b.state);
+    w->begun = w->tried = b.state;
+    if (b.state != PD_AUDIT_OPEN)
+        return;
+    file_of(0, file, digest);
+    if (memcmp(b.digest, digest, 32) != 0 || pd_store_file_get(w->store, digest, &p, &n) ||
+        n != sizeof file || memcmp(p, file, n) != 0)
+        world_fail(w, "the checkpoint that it began with is not there: %s", pd_fail_text());
+    free(p);
+}
+
+/* The newest two that were acknowledged are there, or newer ones; what it began with counts, too,
+ * once it was proven right. */
+static void judge_shared(world *w) {
+    uint32_t kept = w->durable_shared + (w->begun == PD_AUDIT_EQUAL);
+    for (unsigned i = 0; i < 2 && i < kept; i++) {
+        uint8_t file[FILE_BYTES], want[32], is[32], *p = NULL;
+        size_t n = 0;
+        if (pd_store_shared_get(w->store, i, is, &p, &n)) {
+            world_fail(w, "checkpoint file %u for newcomers is not there: %s", i, pd_fail_text());
+            return;
+        }
+        bool known = false;
+        for (uint32_t k = 0; k <= w->shared && !known; k++) {
+            file_of(k, file, want);
+            known = n == sizeof file && !memcmp(is, want, 32) && !memcmp(p, file, n) &&
+                    (i > 0 || k == 0 || k >= w->durable_shared);
+        }
+        if (!known)
+            world_fail(w, "checkpoint file %u for newcomers is another one", i);
+        free(p);
+    }
+}
 
 static void judge_checkpoint(world *w) {
     static int32_t a[COORDS], want[COORDS];
@@ -412,6 +534,8 @@ void world_judge(world *w) {
         world_fail(w, "the store takes itself for a restored one");
     judge_checkpoint(w);
     judge_rest(w);
+    judge_begun(w);
+    judge_shared(w);
 }
 
 static int first_text(void *out, int n, char **values, char **names) {

@@ -11,6 +11,7 @@
 #include "peerd/store.h"
 
 enum { INCARNATIONS = 3, LOG_BYTES = 16384, OTHERS = 3, COORDS = 300, BASIS_BYTES = 9000 };
+enum { BASE = 2048, MARK = 2600, FILE_BYTES = 5000 }; /* where a newcomer's logs begin and stand */
 
 typedef struct own_log {
     size_t said;  /* bytes the world has heard of, or that a start found */
@@ -26,11 +27,13 @@ typedef struct world {
     own_log own[INCARNATIONS][PD_STREAMS];
     uint32_t inc, durable_inc; /* durable: acknowledged */
     bool made, has_file, restored_may_be;
-    uint32_t ckpt, durable_ckpt;    /* checkpoints begun, acknowledged */
-    uint32_t invites, invites_used; /* acknowledged */
-    bool rot, own_rot;              /* rows were damaged: others' logs may be cut; own ones, too */
-    bool backup;                    /* a backup was acknowledged */
-    bool healthy;                   /* the disk does not fail now: nor may anything else */
+    uint32_t ckpt, durable_ckpt;     /* checkpoints begun, acknowledged */
+    uint32_t invites, invites_used;  /* acknowledged */
+    pd_audit_state begun, tried;     /* of what it began with: acknowledged, and begun to be said */
+    uint32_t shared, durable_shared; /* checkpoint files for others: begun, acknowledged */
+    bool rot, own_rot;               /* rows were damaged: others' logs may be cut; own ones, too */
+    bool backup;                     /* a backup was acknowledged */
+    bool healthy;                    /* the disk does not fail now: nor may anything else */
     uint64_t clock;
     char failure[256]; /* "" while all is well */
 } world;
@@ -52,6 +55,10 @@ void node_incarnate(world *w); /* the next incarnation, durable before it speaks
 void node_invite(world *w);    /* one made, one used up */
 void node_address(world *w);
 void node_backup(world *w);
+void node_begin(world *w);                       /* with a checkpoint: others' logs at a base */
+void node_fill(world *w);                        /* what lies before the bases has come */
+void node_audit(world *w, pd_audit_state state); /* what it began with is right, or is not */
+void node_share(world *w);                       /* one more checkpoint file for newcomers */
 void node_close(world *w);
 void node_kill(world *w); /* no close: what is not committed is gone */
 

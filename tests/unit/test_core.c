@@ -619,6 +619,43 @@ START_TEST(another_frame_version_is_no_crime) {
 }
 END_TEST
 
+static bool is_taken(world *w, uint64_t session) {
+    up(w, session, w->b.pub);
+    return !find(w, PD_ACT_CLOSE);
+}
+
+static int32_t score_after_junk(world *w, uint64_t session) {
+    static const uint8_t junk[3] = {PD_FRAME_VERSION, 0, 0x80};
+    pd_peer_status p;
+    step(w, &(pd_event){.kind = PD_EV_FRAME, .session = session, .p = junk, .n = sizeof junk});
+    ck_assert(find(w, PD_ACT_CLOSE));
+    ck_assert(pd_core_peer_get(w->core, w->now, 0, &p));
+    return p.score;
+}
+
+/* One who sends rubbish costs a session each time; without an end to it, all of them. */
+START_TEST(who_sends_rubbish_twice_is_refused_for_longer_each_time) {
+    world *w = make(NULL, 0);
+    uint64_t s = 1, wait_ms = 600000;
+    ck_assert(is_taken(w, s));
+    for (int round = 0; round < 3; round++, wait_ms *= 2) {
+        ck_assert_int_eq(score_after_junk(w, s), -50);
+        ck_assert(is_taken(w, ++s));
+        ck_assert_int_eq(score_after_junk(w, s), 0); /* it has been answered for */
+        ck_assert(!is_taken(w, ++s));
+        tick(w, wait_ms - 1);
+        ck_assert(!is_taken(w, ++s));
+        tick(w, 1);
+        ck_assert(is_taken(w, ++s));
+    }
+    ck_assert_int_eq(score_after_junk(w, s), -50);
+    tick(w, 50 * 60000); /* a point a minute is forgotten */
+    ck_assert(is_taken(w, ++s));
+    ck_assert_int_eq(score_after_junk(w, s), -50);
+    drop(w);
+}
+END_TEST
+
 START_TEST(a_guest_is_welcomed_only_when_its_record_is_durable) {
     world *w = speaking(NULL, 0);
     pd_item it;
@@ -793,6 +830,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, every_changed_byte_of_a_frame_is_harmless);
     tcase_add_test(tc, what_is_out_of_order_closes_the_session);
     tcase_add_test(tc, another_frame_version_is_no_crime);
+    tcase_add_test(tc, who_sends_rubbish_twice_is_refused_for_longer_each_time);
     tcase_add_test(tc, a_guest_is_welcomed_only_when_its_record_is_durable);
     tcase_add_test(tc, a_guest_without_its_key_or_with_a_used_ticket_is_refused);
     tcase_add_test(tc, silence_is_asked_about_and_then_ends_the_session);

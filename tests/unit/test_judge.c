@@ -14,7 +14,9 @@ static const char status_text[] =
     "\"why\": \"\", \"step\": 12, \"uptime_s\": 600, \"listen\": \"10.0.0.1:7433\", "
     "\"store_error\": \"\", \"unsealed\": 3, \"unsealed_age_ms\": 900, \"seal_ms\": 2000, "
     "\"heldout\": {\"loss_before\": 1.0, \"loss_now\": 0.8}, \"members\": 2, \"links\": 2, "
-    "\"bad_frames\": 0, \"bad_seals\": 0, \"peers\": ["
+    "\"bad_frames\": 0, \"bad_seals\": 0, "
+    "\"checkpoint\": {\"audit\": \"none\", \"voices\": 3, \"wrong\": 0, \"wrong_why\": \"\", "
+    "\"waits\": false, \"lacking_bytes\": 0}, \"peers\": ["
     "{\"name\": \"b\", \"member\": \"here\", \"link\": \"up\", \"link_why\": \"\"}, "
     "{\"name\": \"c\", \"member\": \"here\", \"link\": \"up\", \"link_why\": \"\"}]}";
 static const char health_text[] =
@@ -28,7 +30,8 @@ static const char check_text[] =
     "{\"ledger_error\": \"\", \"disk_error\": \"\", \"model_error\": \"\", \"flush_us\": 900, "
     "\"disk_free_bytes\": 5e9, \"ledger_bytes\": 100000}";
 
-/* One fact changed, and what it must lead to.  where: s(tatus), h(ealth), c(heck), p(eer c). */
+/* One fact changed, and what it must lead to.  where: s(tatus), h(ealth), c(heck), p(eer c),
+ * (chec)k(point). */
 typedef struct change {
     char where;
     const char *name, *value; /* the value as JSON */
@@ -40,8 +43,8 @@ typedef struct change {
 static const change changes[] = {
     {'s', "state", "\"listening\"", "node", CTL_WARN, "listening", "wait"},
     {'s', "state", "\"paused\"", "node", CTL_WARN, "paused", "peerctl -d dir resume"},
-    {'s', "state", "\"silenced\"", "node", CTL_BAD, "silenced", "peerctl -d dir resume"},
-    {'h', "trainer", "\"stopped\"", "node", CTL_BAD, "silenced", "journal"},
+    {'s', "state", "\"silenced\"", "node", CTL_BAD, "silenced", "peerd join NEWDIR"},
+    {'h', "trainer", "\"stopped\"", "node", CTL_BAD, "silenced", "peerctl -d dir resume"},
     {'s', "version", "\"9.9\"", "version", CTL_WARN, "peerd is 9.9", "one version"},
     {'s', "members", "0", "links", CTL_WARN, "nobody else", "peerctl -d dir invite"},
     {'h', "solo", "true", "links", CTL_WARN, "--solo", "peerd run dir"},
@@ -76,6 +79,10 @@ static const change changes[] = {
     {'h', "files_max", "128", "files", CTL_WARN, "only 128", "ulimit -n"},
     {'h', "door_open", "false", "files", CTL_BAD, "no peer is accepted", "ulimit -n"},
     {'h', "wall_s", "1000", "clock", CTL_BAD, "1970-01-01", "timedatectl"},
+    {'k', "audit", "\"differs\"", "checkpoint", CTL_BAD, "was wrong", "log --control"},
+    {'k', "wrong", "2", "checkpoint", CTL_BAD, "2 that members attest are wrong", "log --control"},
+    {'k', "waits", "true", "checkpoint", CTL_WARN, "replay waits", "peerctl -d dir members"},
+    {'k', "audit", "\"open\"", "checkpoint", CTL_OK, "rests on 3 members", ""},
     {'h', "wall_s", "1779000000", "clock", CTL_BAD, "before the node was made", "timedatectl"},
 };
 
@@ -88,6 +95,7 @@ static void judge(const change *x, size_t n, ctl_check out[CTL_CHECKS]) {
         cJSON *o = x[i].where == 's'   ? s
                    : x[i].where == 'h' ? h
                    : x[i].where == 'c' ? c
+                   : x[i].where == 'k' ? cJSON_GetObjectItemCaseSensitive(s, "checkpoint")
                                        : cJSON_GetArrayItem(peers, 1);
         ck_assert_msg(cJSON_ReplaceItemInObjectCaseSensitive(o, x[i].name, cJSON_Parse(x[i].value)),
                       "no %s", x[i].name);

@@ -245,13 +245,20 @@ static pd_item alias_of(const world *w, uint32_t member) {
  */
 START_TEST(tables_are_as_large_as_the_configuration_says) {
     static const struct {
-        uint32_t members;
+        uint32_t members, stage_bytes; /* 0: as a node has them */
         size_t most;
-    } bound[] = {{16, 1 << 20}, {1000, 4 << 20}, {PD_MEMBERS_TOP, 64 << 20}};
+    } bound[] = {{16, 4096, 1 << 20},
+                 {1000, 4096, 4 << 20},
+                 {PD_MEMBERS_TOP, 4096, 50 << 20},
+                 {16, 0, 5 << 20},
+                 {0, 0, 6 << 20}, /* what peerd asks for */
+                 {1000, 0, 8 << 20},
+                 {PD_MEMBERS_TOP, 0, 54 << 20}};
     for (size_t i = 0; i < sizeof bound / sizeof *bound; i++) {
-        pd_core_conf conf = {.members_max = bound[i].members, .stage_bytes = 4096};
+        pd_core_conf conf = {.members_max = bound[i].members, .stage_bytes = bound[i].stage_bytes};
         ck_assert_uint_le(pd_core_bytes(&conf), bound[i].most);
     }
+    ck_assert_uint_le(pd_join_bytes(), 8 << 20);
     world *w = make(20);
     w->conf.members_max = PD_MEMBERS_TOP + 1;
     pd_core_crypto crypto = {w, sign, verify, chance};
@@ -261,6 +268,26 @@ START_TEST(tables_are_as_large_as_the_configuration_says) {
                      PD_EUSAGE);
     free(arena);
     drop(w);
+}
+END_TEST
+
+/* A seal is 64 bytes, and everyone's go to everyone: what they may take of a thin line together is
+ * the run's, so each waits the longer the more there are. */
+START_TEST(seals_are_as_rare_as_the_run_is_large) {
+    static const struct {
+        uint32_t bytes_per_s; /* 0: 1000 */
+        uint64_t ms;
+    } bound[] = {{0, 2000}, {100, 13800}, {20, 69000}, {1, 900000}};
+    for (size_t i = 0; i < sizeof bound / sizeof *bound; i++) {
+        world *w = make(20);
+        pd_core_status s;
+        w->conf.seal_bytes_per_s = bound[i].bytes_per_s;
+        open_core(w);
+        tick(w, 1000);
+        pd_core_status_get(w->core, w->now, &s);
+        ck_assert_uint_eq(s.seal_ms, bound[i].ms);
+        drop(w);
+    }
 }
 END_TEST
 
@@ -695,6 +722,7 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, tables_are_as_large_as_the_configuration_says);
+    tcase_add_test(tc, seals_are_as_rare_as_the_run_is_large);
     tcase_add_test(tc, authors_are_given_in_the_order_of_their_keys);
     tcase_add_test(tc, a_full_node_refuses_but_takes_who_has_nobody);
     tcase_add_test(tc, a_view_dials_three_of_its_own_in_three_networks);
