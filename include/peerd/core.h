@@ -97,7 +97,7 @@ typedef struct pd_core_conf {
     uint32_t stage_bytes;      /* unsealed bytes held in the arena for each of 4 logs catching up;
                                 * 0: 1 MiB.  A longer gap asks the driver for `room` */
     uint32_t repair_ms;        /* a wait for bytes on their way, for measurements; 0: as measured */
-    bool thin;                 /* a line of less than 128 kbit/s: fewer frames while it is busy */
+    bool thin;                 /* a line of less than 128 kbit/s: fewer frames, small buffers */
     bool observer;             /* makes no records, and hears of others' by asking, not as a link in
                                 * anybody's tree: for a line too thin for the run's rate */
     bool hold;                 /* ask for no gradients: a newcomer who has not chosen yet how to catch up */

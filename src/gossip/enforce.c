@@ -60,17 +60,22 @@ static void tell_denied(pd_core *c) {
     }
 }
 
+const char *pd_why_out(const pd_core *c) {
+    const pd_member_verdict *v = &c->member[c->self].v;
+    return v->banned    ? "this node was banned by the run's members"
+           : v->rotated ? "this node has passed its place on to another key"
+           : !v->admitted
+               ? "this node is no member any more, since its inviter's word does not count"
+               : NULL;
+}
+
 /* What others have decided about this node. */
 static void face_it(pd_core *c) {
-    const pd_member_verdict *v = &c->member[c->self].v;
     const pd_author_state *own = &c->author[c->own.author];
-    bool out = v->banned || !v->admitted || v->rotated;
+    const char *out = pd_why_out(c);
     if (out && c->own.voice != PD_VOICE_SILENCED && !c->own.stop_ms) {
         c->own.voice = PD_VOICE_SILENCED;
-        pd_note(c, PD_LOG_ERROR, "this node %s: it makes no more records",
-                v->banned    ? "was banned by the run's members"
-                : v->rotated ? "has passed its place on to another key"
-                             : "is no member any more, since its inviter's word does not count");
+        pd_note(c, PD_LOG_ERROR, "%s: it makes no more records", out);
         pd_emit(c, PD_ACT_SPEAK);
     }
     if (!out && (own->log[0].v.void_at != PD_VOID_NEVER || own->log[1].v.void_at != PD_VOID_NEVER))

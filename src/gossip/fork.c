@@ -258,8 +258,7 @@ void pd_fork_tick(pd_core *c) {
         } else if (++f->tries < PD_FORK_TRIES) {
             ask(c, f);
         } else {
-            give_up(f);
-            pd_score(c, l, PD_NO_ANSWER, "it does not answer for what it told of");
+            give_up(f); /* no fault: a clogged link loses answers, too */
         }
     }
 }

@@ -694,6 +694,7 @@ pd_log *pd_verdict_accused(pd_core *c, const pd_evidence *e);
 uint64_t pd_verdict_voids(const pd_core *c, uint32_t author);
 
 /* enforce.c */
+const char *pd_why_out(const pd_core *c); /* why this node's records do not count; NULL: they do */
 void pd_enforce_report(pd_core *c, const uint8_t *evidence, size_t n); /* to be written */
 void pd_enforce_ban(pd_core *c, const pd_event *e);
 void pd_enforce_rotate(pd_core *c, const pd_event *e);

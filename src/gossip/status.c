@@ -20,7 +20,7 @@ static const char *why_silent(const pd_core *c) {
     if (c->own.voice == PD_VOICE_STOPPING)
         return "stopping";
     if (c->own.voice == PD_VOICE_SILENCED)
-        return "silenced: see the log";
+        return pd_why_out(c) ? pd_why_out(c) : "silenced: see the log";
     if (c->own.conflict)
         return "opening the next incarnation";
     if (c->own.voice == PD_VOICE_LISTENING && c->conf.restored)

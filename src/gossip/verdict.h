@@ -28,7 +28,6 @@ enum {
     PD_REFUSE_MAX_MS = 86400000, /* ... up to this */
     PD_BAD_SEAL = -20,
     PD_MALFORMED = -50,
-    PD_NO_ANSWER = -5,
     PD_PULL_STORM = -5,
     PD_LIED = -100,
     PD_BUDGET = 200, /* seals checked for one session at once, and one for each log known; ... */
