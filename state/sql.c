@@ -70,8 +70,8 @@ static pd_err fail(const sql *db, int rc) {
 /* ---- open ---- */
 
 /* In this order: EXCLUSIVE before anything that reads the file (auto_vacuum does) means that there
- * is no shared-memory file.  The wait is for a process that is just ending; later there is nobody to
- * wait for.
+ * is no shared-memory file.  The wait is for a process that is just ending; later there is nobody
+ * to wait for.
  */
 static const char *const setup = "PRAGMA locking_mode = EXCLUSIVE;"
                                  "PRAGMA busy_timeout = 500;"
@@ -332,4 +332,19 @@ pd_err sql_copy(sql *db, const char *path, const char *without) {
         e = sql_checkpoint(copy);
     sql_close(copy);
     return e;
+}
+
+pd_err sql_readable(sql *db) {
+    enum { STEP = 65536 };
+    sqlite3_file *f = NULL;
+    sqlite3_int64 size = 0;
+    char *p = malloc(STEP);
+    int rc = p ? sqlite3_file_control(db->db, "main", SQLITE_FCNTL_FILE_POINTER, &f) : SQLITE_NOMEM;
+    if (!rc)
+        rc = f->pMethods->xFileSize(f, &size);
+    for (sqlite3_int64 at = 0; !rc && at < size; at += STEP)
+        rc = f->pMethods->xRead(f, p, (int)(size - at < STEP ? size - at : STEP), at);
+    free(p);
+    return rc ? pd_fail(code_of(rc, 0), "%s: its disk gives an error where it is read", db->path)
+              : PD_OK;
 }

@@ -48,6 +48,8 @@ PD_CHECKED pd_err sql_number(sql *db, int64_t *v, bool *found, const char *text,
  * to nothing. */
 int sql_wal_pages(const sql *db);
 PD_CHECKED pd_err sql_checkpoint(sql *db);
+/* Can all of the database's file be read?  Errors: PD_EIO, PD_ENOMEM. */
+PD_CHECKED pd_err sql_readable(sql *db);
 /* Copy the whole database to `path` without the meta row `without`. */
 PD_CHECKED pd_err sql_copy(sql *db, const char *path, const char *without);
 

@@ -131,13 +131,15 @@ static pd_err ask_whole(pd_store *s, bool *whole, char why[128]) {
     return e;
 }
 
-/* Asked twice: to the check, a read that fails is damage. */
+/* Asked twice, and the file read: to the check, a read that fails is damage. */
 static pd_err check_whole(pd_store *s) {
     bool whole = false;
     char why[128];
     pd_err e = ask_whole(s, &whole, why);
     if (!e && !whole)
         e = ask_whole(s, &whole, why);
+    if (!e && !whole)
+        e = sql_readable(s->db);
     if (!e && !whole)
         e = pd_fail(PD_EFORMAT, "%s is damaged: %s (put a backup in its place, or join again)",
                     s->path, why);
