@@ -128,8 +128,10 @@ pd_err pd_store_shared_get(pd_store *s, unsigned i, uint8_t digest[32], uint8_t 
         e = pd_fail(PD_ENOENT, "%s holds %u checkpoint files", s->path, count);
     if (e)
         return e;
-    memcpy(digest, is[i], 32);
-    return pd_store_file_get(s, digest, file, n);
+    e = pd_store_file_get(s, is[i], file, n);
+    if (!e)
+        memcpy(digest, is[i], 32);
+    return e == PD_ENOENT ? PD_EMISMATCH : e;
 }
 
 /* meta `begun`: state 1 | digest 32 | voices 4 | records 8 */

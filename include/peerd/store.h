@@ -135,7 +135,7 @@ PD_CHECKED pd_err pd_store_file_put(pd_store *s, const uint8_t digest[32], const
 PD_CHECKED pd_err pd_store_file_get(pd_store *s, const uint8_t digest[32], uint8_t **p, size_t *n);
 
 /* Checkpoint files that are served to newcomers: put keeps this one and the one before it.  gives *file
- * of get (free it), the newest for i = 0; PD_ENOENT.
+ * of get (free it), the newest for i = 0; PD_ENOENT past the last, PD_EMISMATCH where it is damaged or gone.
  */
 PD_CHECKED pd_err pd_store_shared_put(pd_store *s, const uint8_t digest[32], const void *p, size_t n);
 PD_CHECKED pd_err pd_store_shared_get(pd_store *s, unsigned i, uint8_t digest[32], uint8_t **file, size_t *n);

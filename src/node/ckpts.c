@@ -6,15 +6,18 @@
 #include "peerd/log.h"
 #include "question.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum {
     TURN_MS = 1000,
-    AGAIN_MS = 15000,  /* until one is looked at again whose records are not all here ... */
-    AGAIN_MOST = 8,    /* ... so often in a row */
-    FETCH_MS = 600000, /* to get a file that others attest */
-    ENOUGH = 5,        /* voices after which one more helps nobody: more than any rule asks for */
+    AGAIN_MS = 15000, /* until one is looked at again whose records are not all here ... */
+    AGAIN_MOST = 8,   /* ... so often in a row */
+    FETCH_MS = 60000, /* for a file that others attest: the core asks some members in vain
+                       * meanwhile, and goes on with the next ones at the next try; longer by ... */
+    BYTE_MS = 1,      /* ... for each byte that has come: at 8 kbit/s it is not given up */
+    ENOUGH = 5,       /* voices after which one more helps nobody: more than any rule asks for */
     CHEAP = 1 << 20, /* records that reproducing one may cost; some seconds for 3,360 coordinates */
 };
 
@@ -57,16 +60,25 @@ static void keep(pd_node *n, const uint8_t digest[32], uint8_t *file, size_t siz
 
 void pd_ckpts_open(pd_node *n) {
     pd_ckpts *c = &n->ckpts;
-    for (unsigned i = 0; i < PD_CKPTS_KEPT; i++)
-        if (pd_store_shared_get(n->site->store, i, c->kept_digest[i], &c->kept[i],
-                                &c->kept_size[i]) != PD_OK)
-            c->kept[i] = NULL;
+    pd_err e = PD_OK;
+    for (unsigned i = 0, at = 0; i < PD_CKPTS_KEPT && e != PD_ENOENT; i++) {
+        e = pd_store_shared_get(n->site->store, i, c->kept_digest[at], &c->kept[at],
+                                &c->kept_size[at]);
+        at += !e;
+        if (e && e != PD_ENOENT)
+            pd_warn("a checkpoint is not served any more: %s", pd_fail_text());
+    }
+    const pd_store_begun *b = &n->site->begun;
+    if (b->state == PD_AUDIT_OPEN &&
+        pd_store_file_get(n->site->store, b->digest, &c->begun, &c->begun_size) != PD_OK)
+        pd_warn("the checkpoint that this node began with will not be served: %s", pd_fail_text());
 }
 
 void pd_ckpts_close(pd_node *n) {
     for (int i = 0; i < PD_CKPTS_KEPT; i++)
         free(n->ckpts.kept[i]);
     free(n->ckpts.got);
+    free(n->ckpts.begun);
 }
 
 /* ---- attesting ---- */
@@ -76,11 +88,11 @@ static void attest(pd_node *n, const pd_ckpt_name *name) {
     pd_node_step(n, &e);
 }
 
-/* A file of ours, or one that was reproduced.  takes q->file. */
-static void serve(pd_question *q) {
-    pd_storer_shared(q->n->storer, q->name.file, q->file, q->file_size);
-    keep(q->n, q->name.file, q->file, q->file_size);
-    q->file = NULL;
+/* A file of ours, or one that was reproduced.  takes *file. */
+static void serve(pd_node *n, const pd_ckpt_name *name, uint8_t **file) {
+    pd_storer_shared(n->storer, name->file, *file, (size_t)name->size);
+    keep(n, name->file, *file, (size_t)name->size);
+    *file = NULL;
 }
 
 /* ---- making one ---- */
@@ -110,7 +122,7 @@ static void made(pd_question *q) {
     pd_hex(q->name.model, PD_DIGEST_BYTES, hex);
     pd_info("a checkpoint: %llu records, digest %s, %llu bytes",
             (unsigned long long)q->name.records, hex, (unsigned long long)q->name.size);
-    serve(q);
+    serve(q->n, &q->name, &q->file);
     attest(q->n, &q->name);
 }
 
@@ -151,11 +163,13 @@ pd_err pd_answer_checkpoint(void *ctx, uint64_t call, const cJSON *request, cJSO
 
 /* ---- reproducing one ---- */
 
-static bool was_tried(const pd_ckpts *c, const uint8_t digest[32]) {
-    bool tried = false;
-    for (uint32_t i = 0; i < PD_CKPTS_TRIED && i < c->n_tried; i++)
-        tried |= memcmp(c->tried[i], digest, 32) == 0;
-    return tried;
+/* What members attest, as it is told apart in c->looked. */
+static uint32_t attested(const pd_node *n, pd_ckpt_name names[PD_CKPTS_MAX]) {
+    pd_core_ckpt_status s;
+    uint32_t i = 0;
+    for (; i < PD_CKPTS_MAX && pd_core_ckpt(n->core, i, &s); i++)
+        names[i] = s.name;
+    return i;
 }
 
 static void drop(pd_ckpts *c) {
@@ -164,18 +178,58 @@ static void drop(pd_ckpts *c) {
     c->fetching = false;
 }
 
+static void judged(pd_node *n) {
+    pd_ckpt_name names[PD_CKPTS_MAX];
+    pd_looked_done(&n->ckpts.looked, &n->ckpts.want, names, attested(n, names));
+    drop(&n->ckpts);
+}
+
+/* It is not here, and that says nothing about it. */
+static void not_had(pd_node *n, pd_log_level level, const char *why) {
+    pd_ckpts *c = &n->ckpts;
+    pd_ckpt_name names[PD_CKPTS_MAX];
+    uint32_t count = attested(n, names);
+    uint64_t wait = pd_looked_failed(&c->looked, &c->want, names, count, pd_clock_ms());
+    char hex[17];
+    pd_hex(c->want.file, 8, hex);
+    if (wait)
+        PD_LOG(level, "the checkpoint %s that members attest: %s; tried again in %" PRIu64 " s",
+               hex, why, wait / 1000);
+    else
+        PD_LOG(level, "the checkpoint %s that members attest: %s; given up after %d tries", hex,
+               why, PD_LOOKED_TRIES);
+    drop(c);
+}
+
+/* The name of the file that is here, by what it holds. */
+static pd_err name_again(const pd_ckpts *c, const pd_replica *r, pd_ckpt_name *is) {
+    pd_ckpt file;
+    int32_t *a = malloc(r->d * sizeof *a);
+    pd_err e = a ? pd_ckpt_open(c->got, (size_t)c->want.size, r->replay.run, &file)
+                 : pd_fail(PD_ENOMEM, "no memory for %zu coordinates", r->d);
+    if (!e) {
+        pd_ckpt_coords(&file, a);
+        pd_ckpt_name_of(c->got, (size_t)c->want.size, &file, a, is);
+    }
+    free(a);
+    return e;
+}
+
+/* The loop leaves want and got alone until this has answered. */
 static void check(void *ctx, pd_replica *r, const pd_space *space) {
     (void)space;
     pd_question *q = ctx;
-    pd_ckpt c;
+    const pd_ckpts *c = &q->n->ckpts;
     pd_core_crypto crypto = pd_ports_crypto(&q->n->ports);
-    pd_err e = pd_ckpt_check(q->file, q->file_size, r, q->n->site->ledger, CHEAP, crypto.verify,
-                             crypto.ctx, &q->verdict, &q->why);
-    if (!e)
-        e = pd_ckpt_open(q->file, q->file_size, r->replay.run, &c);
-    if (!e && q->verdict == PD_CKPT_RIGHT && c.records != q->name.records) {
+    pd_ckpt_name is;
+    pd_err e = pd_ckpt_check(c->got, (size_t)c->want.size, r, q->n->site->ledger, CHEAP,
+                             crypto.verify, crypto.ctx, &q->verdict, &q->why);
+    bool right = !e && q->verdict == PD_CKPT_RIGHT;
+    if (right)
+        e = name_again(c, r, &is);
+    if (right && !e && !pd_ckpt_same(&is, &c->want)) {
         q->verdict = PD_CKPT_WRONG;
-        q->why = "it holds another number of records than is attested";
+        q->why = "it holds another model, or another number of records, than is attested";
     }
     pd_question_done(q, e);
 }
@@ -190,32 +244,45 @@ static void shout(pd_node *n, const pd_ckpt_name *name, const char *why) {
              hex, why);
 }
 
+/* Perhaps the records are on their way; the file is kept meanwhile. */
+static void look_again(pd_node *n, const char *why) {
+    pd_ckpts *c = &n->ckpts;
+    bool again = c->again++ < AGAIN_MOST;
+    PD_LOG(again ? PD_LOG_DEBUG : PD_LOG_INFO, "a checkpoint is not attested%s: %s",
+           again ? " yet" : "", why);
+    if (again)
+        c->next_ms = pd_clock_ms() + AGAIN_MS;
+    else
+        judged(n);
+}
+
 static void checked(pd_question *q) {
     pd_node *n = q->n;
+    pd_ckpts *c = &n->ckpts;
+    pd_ckpt_name name = c->want;
     pd_core_ckpt_status s;
-    n->ckpts.asked = false;
-    if (q->err || q->verdict == PD_CKPT_WRONG) {
-        shout(n, &q->name, q->err ? q->text : q->why);
+    bool no_form = q->err == PD_EFORMAT || q->err == PD_EMISMATCH, needed = true;
+    c->asked = false;
+    if (q->err && !no_form) { /* of this machine's */
+        not_had(n, PD_LOG_WARN, q->text);
         return;
     }
-    if (q->verdict == PD_CKPT_UNKNOWN) { /* perhaps the records are on their way */
-        bool again = n->ckpts.again++ < AGAIN_MOST;
-        n->ckpts.n_tried -= again && n->ckpts.n_tried;
-        n->ckpts.next_ms = pd_clock_ms() + (again ? AGAIN_MS : 0);
-        if (!again)
-            n->ckpts.again = 0; /* the next one has as many tries */
-        PD_LOG(again ? PD_LOG_DEBUG : PD_LOG_INFO, "a checkpoint is not attested%s: %s",
-               again ? " yet" : "", q->why);
+    if (no_form || q->verdict == PD_CKPT_WRONG) {
+        shout(n, &name, no_form ? q->text : q->why);
+        judged(n);
         return;
     }
-    n->ckpts.again = 0;
-    bool needed = true;
+    if (q->verdict == PD_CKPT_UNKNOWN) {
+        look_again(n, q->why);
+        return;
+    }
     for (uint32_t i = 0; pd_core_ckpt(n->core, i, &s); i++)
-        if (pd_ckpt_same(&s.name, &q->name))
+        if (pd_ckpt_same(&s.name, &name))
             needed = s.voices < ENOUGH;
-    serve(q); /* also where enough others have attested it */
+    serve(n, &name, &c->got); /* also where enough others have attested it */
+    judged(n);
     if (needed)
-        attest(n, &q->name);
+        attest(n, &name);
 }
 
 /* The whole file is here: is it the one that was named, and do the records give it? */
@@ -224,23 +291,16 @@ static void ask_to_check(pd_node *n) {
     uint8_t digest[32];
     pd_hash256(c->got, (size_t)c->want.size, digest);
     if (memcmp(digest, c->want.file, 32) != 0) {
-        pd_warn("a checkpoint's file came that is not the one that was asked for");
-        drop(c);
+        not_had(n, PD_LOG_WARN, "other bytes came than those it names");
         return;
     }
     pd_question *q = pd_question_new();
-    if (!q)
+    if (!q) {
+        not_had(n, PD_LOG_WARN, pd_fail_text());
         return;
+    }
     q->then = checked;
-    q->file = c->got;
-    q->file_size = (size_t)c->want.size;
-    q->name = c->want;
-    c->got = NULL; /* the question's */
-    if (pd_question_trainer(n, 0, q, check) == PD_EAGAIN)
-        c->asked = true;
-    else if (c->n_tried)
-        c->n_tried--; /* the trainer is busy: once more, later */
-    drop(c);
+    c->asked = pd_question_trainer(n, 0, q, check) == PD_EAGAIN; /* busy: in a second */
 }
 
 void pd_ckpts_piece(pd_node *n, const pd_action *a) {
@@ -250,18 +310,21 @@ void pd_ckpts_piece(pd_node *n, const pd_action *a) {
         return;
     memcpy(c->got + c->n_got, a->p, a->n);
     c->n_got += a->n;
+    c->until_ms += a->n * BYTE_MS;
 }
 
 static void fetch(pd_node *n, const pd_ckpt_name *name) {
     pd_ckpts *c = &n->ckpts;
     pd_event e = {.kind = PD_EV_FETCH, .n = (size_t)name->size};
     memcpy(e.digest, name->file, 16);
-    memcpy(c->tried[c->n_tried++ % PD_CKPTS_TRIED], name->file, 32);
-    c->got = malloc((size_t)name->size);
-    if (!c->got)
-        return;
     c->want = *name;
+    c->got = malloc((size_t)name->size);
+    if (!c->got) {
+        not_had(n, PD_LOG_WARN, "no memory for its bytes");
+        return;
+    }
     c->n_got = 0;
+    c->again = 0;
     c->fetching = true;
     c->until_ms = pd_clock_ms() + FETCH_MS;
     for (int i = 0; i < PD_CKPTS_KEPT; i++)
@@ -274,22 +337,24 @@ static void fetch(pd_node *n, const pd_ckpt_name *name) {
     pd_node_step(n, &e);
 }
 
-/* Of what others attest, the best that was not looked at yet. */
+/* Of what others attest, what may be reproduced here. */
 static void look(pd_node *n) {
     pd_ckpts *c = &n->ckpts;
     const pd_site *s = n->site;
+    pd_ckpt_name names[PD_CKPTS_MAX];
     pd_core_ckpt_status k;
     pd_author own;
     uint64_t step, most = pd_ckpt_most(s->manifest.n_coords, pd_ledger_authors(s->ledger) + 64);
+    uint32_t count = 0;
     if (pd_ledger_lacking(s->ledger) || s->begun.state == PD_AUDIT_OPEN ||
         !pd_core_may_speak(n->core, &own, &step))
         return;
-    for (uint32_t i = 0; pd_core_ckpt(n->core, i, &k); i++)
-        if (!k.own && !was_tried(c, k.name.file) && k.name.size <= most &&
-            k.name.records <= pd_ledger_records(s->ledger)) {
-            fetch(n, &k.name);
-            return;
-        }
+    for (uint32_t i = 0; i < PD_CKPTS_MAX && pd_core_ckpt(n->core, i, &k); i++)
+        if (!k.own && k.name.size <= most && k.name.records <= pd_ledger_records(s->ledger))
+            names[count++] = k.name;
+    uint32_t pick = pd_looked_pick(&c->looked, names, count, pd_clock_ms());
+    if (pick < count)
+        fetch(n, &names[pick]);
 }
 
 void pd_ckpts_turn(pd_node *n) {
@@ -309,9 +374,8 @@ void pd_ckpts_turn(pd_node *n) {
         ask_to_check(n);
     } else if (c->fetching && now >= c->until_ms) {
         pd_event stop = {.kind = PD_EV_FETCH};
-        drop(c);
         pd_node_step(n, &stop);
-        pd_info("a checkpoint that others attest is not to be had");
+        not_had(n, PD_LOG_INFO, "nobody sends it");
     } else if (!c->fetching) {
         look(n);
     }
@@ -335,9 +399,15 @@ void pd_ckpts_prefix(pd_node *n, const pd_action *a) {
 }
 
 void pd_ckpts_audited(pd_node *n, uint64_t state) {
+    pd_ckpts *c = &n->ckpts;
     pd_store_begun *b = &n->site->begun;
     b->state = (pd_audit_state)state;
     pd_storer_begun(n->storer, b);
+    if (state == PD_AUDIT_EQUAL && c->begun) /* it need not come once more to be attested */
+        keep(n, b->digest, c->begun, c->begun_size);
+    else
+        free(c->begun);
+    c->begun = NULL;
     if (state == PD_AUDIT_EQUAL)
         pd_info("the checkpoint that this node began with is right: its %llu records replayed from "
                 "the base model give it bit for bit",

@@ -12,23 +12,26 @@
 #ifndef PD_CKPTS_H
 #define PD_CKPTS_H
 
+#include "looked.h"
 #include "peerd/control.h"
-#include "peerd/core.h"
 
-enum { PD_CKPTS_KEPT = 2, PD_CKPTS_TRIED = 16, PD_CKPT_WHY = 512 };
+enum { PD_CKPTS_KEPT = 2, PD_CKPT_WHY = 512 };
 
 typedef struct pd_ckpts {
     uint8_t *kept[PD_CKPTS_KEPT]; /* files served, the newest first */
     size_t kept_size[PD_CKPTS_KEPT];
     uint8_t kept_digest[PD_CKPTS_KEPT][32];
+    uint8_t *begun; /* the file that this node began with, until its audit is done */
+    size_t begun_size;
     pd_ckpt_name want; /* the file being fetched or reproduced */
     uint8_t *got;
     uint64_t n_got, until_ms, next_ms;
-    bool fetching, due, asked; /* asked: the trainer is at work */
-    uint8_t tried[PD_CKPTS_TRIED][32];
-    uint32_t n_tried, again; /* again: times in a row that not all of its records were here */
-    uint32_t wrong;          /* checkpoints of others that the records do not give */
-    char why[PD_CKPT_WHY];   /* of the last of them */
+    bool fetching, due,
+        asked; /* fetching: want has its bytes in got; asked: the trainer is at work */
+    pd_looked looked;
+    uint32_t again;        /* times in a row that not all of want's records were here */
+    uint32_t wrong;        /* checkpoints of others that the records do not give */
+    char why[PD_CKPT_WHY]; /* of the last of them */
 } pd_ckpts;
 
 struct pd_node;

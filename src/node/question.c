@@ -180,8 +180,8 @@ static pd_err prepare(pd_node *n, uint64_t call, pd_question *q) {
     if (n->stopping)
         return pd_fail(PD_EBUSY, "the node is stopping");
     if (n->question)
-        return pd_fail(PD_EBUSY, "the node is verifying, exporting, copying or checking itself; "
-                                 "try again when that is done");
+        return pd_fail(PD_EBUSY, "the node is verifying, exporting, copying, checking itself or at "
+                                 "a checkpoint; try again when that is done");
     return q->reply ? PD_OK : pd_fail(PD_ENOMEM, "no memory for an answer");
 }
 

@@ -14,7 +14,8 @@
 enum { PD_QUESTION_TEXT = 512 };
 
 typedef struct pd_question {
-    pd_node *n; /* on other threads: inbox, ledger and what of the site does not change */
+    pd_node *n; /* on other threads: inbox, ledger, what of the site does not
+                 * change, and of ckpts what is to be reproduced */
     uint64_t call, asked_ms;
     pd_export_kind kind;      /* export */
     bool quick;               /* check */
@@ -22,7 +23,7 @@ typedef struct pd_question {
     pd_err err;
     char text[PD_QUESTION_TEXT]; /* pd_fail_text is of one thread */
     cJSON *reply;
-    /* checkpoints (ckpts.c): what was made, or is to be reproduced */
+    /* checkpoints (ckpts.c): what was made, or what reproducing another's has shown */
     uint8_t *file; /* the question's */
     size_t file_size;
     pd_ckpt_name name;

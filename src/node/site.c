@@ -49,17 +49,27 @@ static pd_err open_run(pd_site *s) {
 }
 
 /* The checkpoint that the node began with, while its logs begin there. */
-static pd_err restore_begun(pd_site *s) {
+static pd_err read_begun(pd_site *s) {
     uint8_t *file;
     size_t n;
-    if (s->begun.state != PD_AUDIT_OPEN)
-        return pd_fail(PD_ENOENT, "this node did not begin with a checkpoint");
     pd_err e = pd_store_file_get(s->store, s->begun.digest, &file, &n);
     if (e)
         return e;
     e = pd_ckpt_restore(file, n, &s->replica, s->ledger);
     free(file);
     return e;
+}
+
+/* What cannot be read cannot be audited either: nothing rests on it any more. */
+static pd_err restore_begun(pd_site *s) {
+    pd_err e = read_begun(s);
+    if (!e || e == PD_ENOMEM)
+        return e;
+    pd_warn("the checkpoint that this node began with is lost, so that its records have to come "
+            "and be replayed: %s",
+            pd_fail_text());
+    pd_err forgotten = pd_site_forget_checkpoint(s);
+    return forgotten ? forgotten : e;
 }
 
 /* The newest checkpoint that verifies, or the one it began with, or the base; then every record

@@ -160,6 +160,15 @@ static pd_err follow(pd_storer *s) {
 }
 
 static void do_job(pd_storer *s, const job *j) {
+    static const char *const names[] = {
+        [JOB_INCARNATION] = "the incarnation is",
+        [JOB_CHECKPOINT] = "the model's coordinates are",
+        [JOB_SHARED] = "a checkpoint, served until this node ends, is",
+        [JOB_BEGUN] = "what the checkpoint's audit has shown is",
+        [JOB_INVITE_ADD] = "an invite is",
+        [JOB_INVITE_USED] = "the use of an invite is",
+        [JOB_ADDR] = "a member's address is",
+    };
     pd_err e = PD_OK;
     if (j->kind == JOB_OWN) {
         store_own(s, j);
@@ -176,7 +185,7 @@ static void do_job(pd_storer *s, const job *j) {
     if (!e)
         e = pd_store_commit(s->store);
     if (e)
-        pd_warn("not stored: %s", pd_fail_text());
+        pd_warn("%s not stored: %s", names[j->kind], pd_fail_text());
 }
 
 static void now_and_then(pd_storer *s) {

@@ -104,6 +104,59 @@ def pieces(o):
                            s.compare())
 
 
+@test(nodes=6, seconds=120)
+def ckptline(o):
+    """A checkpoint comes to a newcomer over 64 kbit/s; whoever serves it is killed in the middle of the file."""
+    s = Swarm(o, o.nodes, spare=1, rate=60, width=128, lora=24)  # 43,008 coordinates, and no basis before them
+    s.assemble()
+    s.wait(lambda: all((n.status() or {}).get("step", 0) >= 1100 for n in s.nodes), 120, "a whole chunk of each")
+    s.settle(60)  # what a node sends from now on is for the newcomer
+    first = s.nodes[0]
+    ckpt = json.loads(first.peerctl("checkpoint", "--json"))
+    size = ckpt["bytes"]
+    s.wait(lambda: all(attests(n) for n in s.nodes), 90, "all attest the checkpoint")
+    late = s.add_node()
+    s.emulator.tell("set %d rate 64000 queue 16000 delay 150 jitter 10" % late.number)
+    before = [c["sent_bytes"] for c in s.counts()]
+
+    def sent():
+        return [c["sent_bytes"] - b for c, b in zip(s.counts()[:late.number], before)]
+
+    def came():
+        return s.counts()[late.number]["delivered_bytes"]
+
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        joined = pool.submit(s.join, late, s.ticket(first), "--catch-up", "checkpoint", seconds=300)
+        s.wait(lambda: joined.done() or max(sent()) > size // 2, 120, "half of the checkpoint has come", every=0.1)
+        check(not joined.done(), "the checkpoint of %d bytes came before anybody could be killed" % size)
+        killed = s.nodes[max(range(late.number), key=sent().__getitem__)]
+        killed.kill()
+        at_kill, half = sent(), came()
+        s.say("%s is killed, which had sent %d bytes of a checkpoint of %d" % (killed.name, max(at_kill), size))
+        said = joined.result()
+    took, rest = time.monotonic() - began, came() - half
+    check("beginning with a checkpoint of %d records" % ckpt["records"] in said, "no checkpoint: " + said.strip())
+    after = [a - b for a, b in zip(sent(), at_kill)]
+    check(max(after) > size // 4, "nobody else served the rest: %s" % after)
+    check(rest < 0.8 * size, "%d bytes came after half of %d: it began again" % (rest, size))
+    most = 1.2 * (half + rest) / 6900 + 15  # to be admitted, and to lose a member
+    within(o, took, most, "the newcomer has the checkpoint")
+    late.start()
+    killed.start()
+    s.wait_links()
+    audit = s.wait(lambda: late.status()["checkpoint"]["audit"] == "equal", 120, "the checkpoint is replayed and equal")
+    check(late.status()["checkpoint"]["lacking_bytes"] == 0, "audited without what lies before it")
+    s.resume()
+    s.pass_time(10)
+    settled = s.settle(120)
+    s.no_fork()
+    return "%s killed after %d bytes of a checkpoint of %d, %s sent %d more; %d came down in %.0f s, %.0f were allowed; " \
+           "what lies before it was there and equal %.1f s later; equal %.1f s after the last of %d records" % (
+               killed.name, max(at_kill), size, s.nodes[after.index(max(after))].name, max(after), half + rest, took, most,
+               audit, settled, s.compare())
+
+
 def joins(s, late, inviter, wanted):
     """It asks for a checkpoint, and this is what it says of that."""
     said = s.join(late, s.ticket(inviter), "--catch-up", "checkpoint", seconds=300)

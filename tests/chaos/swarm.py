@@ -194,7 +194,7 @@ class Node:
 class Swarm:
     """Nodes 0 .. n-1 of one run; node 0 founds it."""
 
-    def __init__(self, options, n, spare=0, rate=2, thin=False, width=micro.WIDTH, rank=1):
+    def __init__(self, options, n, spare=0, rate=2, thin=False, width=micro.WIDTH, rank=1, lora=0):
         self.work = options.work
         self.seed = options.seed
         self.scale = options.scale
@@ -205,11 +205,13 @@ class Swarm:
         self.rng = random.Random(options.seed)
         self.rate = rate
         self.thin = thin
-        self.rank = rank
         self.run_flags = []
         self.began = time.monotonic()
         self.model = os.path.join(self.work, "micro.gguf")
         self.data = os.path.join(self.work, "records.jsonl")
+        self.space = ["--calibrate", self.data, "--warm-steps", "0", "--rank", str(rank), "--groups", "1"]
+        if lora:
+            self.space = ["--space", "lora", "--rank", str(lora), "--eps", "0.01", "--lr", "1e-5", "--clip", "1"]
         self.seen = {}  # author's key: the most records of it that anybody was seen to hold
         self.forks = set()  # keys of which this cannot be said
         micro.write_model(self.model, self.seed, width)
@@ -237,8 +239,7 @@ class Swarm:
     def found(self, *flags):
         node = self.nodes[0]
         self.command(node.command(
-            "init", node.dir, *self.local_flags(node), "--calibrate", self.data, "--warm-steps", "0", "--rank", str(self.rank),
-            "--groups", "1", "--propose", "4", "--rate-max", str(self.rate), *flags))
+            "init", node.dir, *self.local_flags(node), *self.space, "--propose", "4", "--rate-max", str(self.rate), *flags))
 
     def local_flags(self, node):
         flags = ["--model", node.model, "--data", self.data, "--heldout-share", "0", "--batch", "1", "--threads", "1",

@@ -1,4 +1,4 @@
-"""test_ctl.py PEERD PEERCTL - what people see of a node: two real ones, read through peerctl and their own logs.
+"""test_ctl.py PEERD PEERCTL LIAR - what people see of a node: two real ones, read through peerctl and their own logs.
 
 Each test says what would mislead a person if it broke.  The nodes are alpha, which founds the run, and beta.
 """
@@ -17,7 +17,7 @@ import tempfile
 import time
 import unittest
 
-PEERD, PEERCTL = sys.argv[1:3]
+PEERD, PEERCTL, LIAR = sys.argv[1:4]
 MODEL = os.environ["PD_SOURCE_ROOT"] + "/examples/models/house-2m.gguf"
 PATIENCE_S = 120  # a limit for what must come, however busy the machine is
 
@@ -46,9 +46,10 @@ class Node:
     def __init__(self, dir):
         self.dir, self.proc, self.log = dir, None, dir + ".log"
 
-    def start(self, *flags):
+    def start(self, *flags, program=PEERD, lie=""):
         with open(self.log, "a") as out:
-            self.proc = subprocess.Popen([PEERD, "run", self.dir, "--quiet", *flags], stdout=out, stderr=out)
+            self.proc = subprocess.Popen([program, "run", self.dir, "--quiet", *flags], stdout=out, stderr=out,
+                                         env={**os.environ, "PEERD_LIE": lie})
         wait_for("an answer of " + self.dir, lambda: self.answers())
 
     def answers(self):
@@ -93,6 +94,15 @@ class Node:
             s.connect(os.path.relpath(self.dir + "/control.sock"))
             s.sendall(json.dumps(request).encode() + b"\n")
             return json.loads(s.makefile().readline())
+
+
+def spoil_file(node, digest):
+    """A stopped node's file as the disk has cut it; how many there were."""
+    db = sqlite3.connect(node.dir + "/ledger.db")
+    with db:
+        rows = db.execute("UPDATE file SET bytes = substr(bytes, 1, 100) WHERE digest = ?", (digest,)).rowcount
+    db.close()
+    return rows
 
 
 class Nodes(unittest.TestCase):
@@ -362,8 +372,63 @@ class Nodes(unittest.TestCase):
         wait_for("the same model", lambda: gamma.status()["digest"] == self.alpha.status()["digest"])
         self.assertIn("equal: ", gamma.ctl("verify"))
         self.assertEqual(gamma.steps("alpha"), self.alpha.steps("alpha"))
+        wait_for("gamma attests it, too", lambda: "checkpoint" in self.alpha.ctl("log", "--author", "gamma", "--control"))
         gamma.stop()
         self.assertTrue(run(PEERD, "verify", gamma.dir).startswith("equal: "))
+        self.check_lost_checkpoints(made)
+
+    def check_lost_checkpoints(self, made):
+        """Files of checkpoints that the disk has spoilt: one to serve is said and not served, one that was begun with is
+        said and replayed instead.  Neither may stop a node, nor go on as if it were there."""
+        delta = Node(self.work + "/delta")
+        self.addCleanup(delta.stop)
+        said = subprocess.run([PEERD, "join", delta.dir, self.alpha.ctl("invite").split()[0], *self.local, "--catch-up",
+                               "checkpoint"], capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertIn("records that 3 members attest", said.stderr)
+        self.alpha.stop()
+        for node in (self.alpha, delta):
+            self.assertEqual(spoil_file(node, bytes.fromhex(made["file"])), 1)
+        self.start_alpha("--records", "0")
+        self.alpha.wait_said("warn a checkpoint is not served any more: .*damaged on the disk")
+        delta.start("--records", "0")
+        delta.wait_said("warn the checkpoint that this node began with is lost.*damaged on the disk")
+        wait_for("the same model", lambda: delta.status()["digest"] == self.beta.status()["digest"])
+        self.assertEqual(delta.status()["checkpoint"]["audit"], "none")
+        self.assertIn("equal: ", delta.ctl("verify"))
+
+    def test_checkpoints_at_once(self):
+        """Of two checkpoints that are made at the same time each node reproduces the other's, and attests both; who asks
+        while a node is at one is told so."""
+        self.start_both()
+        words = ["checkpoint", "--json"]
+        asked = [subprocess.Popen([PEERCTL, "-d", node.dir, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                 for node in (self.alpha, self.beta)]
+        made = set()
+        for node, p in zip((self.alpha, self.beta), asked):
+            out, err = p.communicate(timeout=PATIENCE_S)
+            while p.returncode:
+                self.assertIn("or at a checkpoint; try again when that is done", err)
+                p = subprocess.run([PEERCTL, "-d", node.dir, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+                out, err = p.stdout, p.stderr
+            made.add(json.loads(out)["digest"])
+        for node, name in ((self.alpha, "alpha"), (self.beta, "beta")):
+            wait_for(name + " attests both", lambda: all(d in node.ctl("log", "--author", name, "--control") for d in made))
+            self.assertEqual(node.status()["checkpoint"]["wrong"], 0)
+
+    def test_other_bytes(self):
+        """A member that sends other bytes than a checkpoint's name says spoils a try, not the checkpoint: whoever
+        sends the right ones afterwards finds this node still asking."""
+        self.start_both()
+        self.beta.stop()
+        self.beta.start("--seal-ms", "300", program=LIAR, lie="bytes")
+        wait_for("beta speaks", lambda: self.beta.status()["state"] == "speaking" and self.alpha.status()["links"])
+        made = json.loads(self.beta.ctl("checkpoint", "--json"))
+        self.alpha.wait_said("warn the checkpoint %s that members attest: other bytes came than those it names; "
+                             "tried again in" % made["file"][:16])
+        self.beta.stop()
+        self.beta.start("--seal-ms", "300")
+        wait_for("alpha attests it", lambda: made["digest"] in self.alpha.ctl("log", "--author", "alpha", "--control"))
+        self.assertEqual(self.alpha.status()["checkpoint"]["wrong"], 0)
 
     def test_estimators(self):
         """A node that probes and one that projects gradients make one model and learn, also when the second is killed."""

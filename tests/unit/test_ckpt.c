@@ -419,6 +419,16 @@ START_TEST(the_store_keeps_a_log_from_its_base_on) {
 }
 END_TEST
 
+/* One statement on the database of a store that is not open. */
+static void do_sql(const char *statement) {
+    char path[64];
+    sqlite3 *db;
+    snprintf(path, sizeof path, "%s/ledger.db", dir);
+    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_exec(db, statement, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
 /* The last two files are there for newcomers; what a node began with must outlive them. */
 START_TEST(the_store_keeps_two_files_and_what_was_begun_with) {
     pd_store *st = open_store(true);
@@ -445,6 +455,14 @@ START_TEST(the_store_keeps_two_files_and_what_was_begun_with) {
     }
     ck_assert_int_eq(pd_store_shared_get(st, 2, is, &p, &n), PD_ENOENT);
     ck_assert_int_eq(pd_store_file_get(st, digest[0], &p, &n), PD_ENOENT);
+    pd_store_close(st); /* what is damaged is another thing than what there never was */
+    do_sql("UPDATE file SET bytes = substr(bytes, 1, 99) WHERE rowid = "
+           "(SELECT max(rowid) FROM file)");
+    st = open_store(false);
+    ck_assert_int_eq(pd_store_shared_get(st, 0, is, &p, &n), PD_EMISMATCH);
+    ck_ok(pd_store_shared_get(st, 1, is, &p, &n));
+    free(p);
+    ck_ok(pd_store_shared_put(st, digest[2], bytes[2], 100));
     ck_ok(pd_store_begun_get(st, &back));
     ck_assert(back.state == b.state && back.voices == 3 && back.records == 77 &&
               !memcmp(back.digest, b.digest, 32));
@@ -478,19 +496,12 @@ END_TEST
 
 /* Folders of the version before have to go on without anybody's doing. */
 START_TEST(a_store_of_format_1_is_brought_up) {
-    char path[64];
     side s;
-    sqlite3 *db;
     begin(&s, 2500, 0, 0);
     pd_store *st = open_store(true);
     keep(st, s.l);
     pd_store_close(st);
-    snprintf(path, sizeof path, "%s/ledger.db", dir);
-    ck_assert_int_eq(sqlite3_open(path, &db), SQLITE_OK);
-    ck_assert_int_eq(sqlite3_exec(db, "ALTER TABLE log DROP COLUMN mark; PRAGMA user_version = 1;",
-                                  NULL, NULL, NULL),
-                     SQLITE_OK);
-    sqlite3_close(db);
+    do_sql("ALTER TABLE log DROP COLUMN mark; PRAGMA user_version = 1;");
     expect_log(0, 0, 2500);
     expect_log(0, 0, 2500);
     end(&s);
