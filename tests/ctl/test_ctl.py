@@ -1,4 +1,4 @@
-"""test_ctl.py PEERD PEERCTL LIAR - what people see of a node: two real ones, read through peerctl and their own logs.
+"""test_ctl.py PEERD PEERCTL LIAR [CLASS] - what people see of a node: two real ones, read through peerctl and their own logs.
 
 Each test says what would mislead a person if it broke.  The nodes are alpha, which founds the run, and beta.
 """
@@ -153,7 +153,15 @@ class Nodes(unittest.TestCase):
         self.assertEqual(a["digest"], self.beta.status()["digest"])
         return a
 
-    # ---- one pair, asked everything: starting nodes is what takes time ----
+    def refused(self, status, *words):
+        """What a command that must fail says: one line."""
+        got = subprocess.run([PEERD, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+        self.assertEqual(got.returncode, status, got.stderr)
+        return got.stderr.strip().splitlines()[-1]
+
+
+class Asked(Nodes):
+    """One pair, asked everything, for starting nodes is what takes time; and one that hears and says nothing."""
 
     def test_asking(self):
         self.start_both()
@@ -318,7 +326,9 @@ class Nodes(unittest.TestCase):
         # Where both had dialled, the second session may be up for as long as its own goodbye takes.
         wait_for("beta is only counted", lambda: "2 more are gone, have left or have no link" in self.alpha.ctl("status"))
 
-    # ---- the others ----
+
+class Kept(Nodes):
+    """What lies on the disk: stores put back, checkpoints."""
 
     def test_restored(self):
         """A node put back from a backup that spoke at once would say two bytes for one step."""
@@ -430,6 +440,10 @@ class Nodes(unittest.TestCase):
         wait_for("alpha attests it", lambda: made["digest"] in self.alpha.ctl("log", "--author", "alpha", "--control"))
         self.assertEqual(self.alpha.status()["checkpoint"]["wrong"], 0)
 
+
+class Trained(Nodes):
+    """What nodes make of their records, and what people take away."""
+
     def test_estimators(self):
         """A node that probes and one that projects gradients make one model and learn, also when the second is killed."""
         shutil.rmtree(self.alpha.dir)
@@ -497,12 +511,6 @@ class Nodes(unittest.TestCase):
         )
         self.assertEqual(again.returncode, 1)
         self.assertIn("is there already", again.stderr)
-
-    def refused(self, status, *words):
-        """What a command that must fail says: one line."""
-        got = subprocess.run([PEERD, *words], capture_output=True, text=True, timeout=PATIENCE_S)
-        self.assertEqual(got.returncode, status, got.stderr)
-        return got.stderr.strip().splitlines()[-1]
 
     def test_rebase(self):
         """A run that goes on from another one begins where that one stood, each member with a base that it made itself;
@@ -589,4 +597,4 @@ class Nodes(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=0)
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=0)
