@@ -57,4 +57,11 @@ static inline pd_lowrank *make_adapter(const pd_model *m, uint32_t rank) {
     return at;
 }
 
+/* Bytes of this process that lie in huge pages; 0 where the kernel does not say. */
+static inline unsigned long long huge_bytes(void) {
+    uint64_t n = 0;
+    (void)pd_proc_bytes("/proc/self/smaps_rollup", "AnonHugePages", &n);
+    return n;
+}
+
 #endif

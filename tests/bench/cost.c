@@ -75,9 +75,9 @@ int main(int argc, char **argv) {
         (void)forward(m, &s[i], 2); /* the first time makes the products' code */
     }
     printf("{\"compute\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"params\":%llu,"
-           "\"packed_bytes\":%zu}\n",
+           "\"packed_bytes\":%zu,\"huge_bytes\":%llu}\n",
            m->half ? "bf16" : "f32", m->k->name, pd_pool_threads(),
-           (unsigned long long)m->info.n_params, m->info.packed_bytes);
+           (unsigned long long)m->info.n_params, m->info.packed_bytes, huge_bytes());
     fflush(stdout);
     char line[16];
     while (fgets(line, sizeof line, stdin))

@@ -110,10 +110,10 @@ static void answer(bench *x) {
     char line[16];
     printf("{\"compute\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"tokens\":%u,\"sequence\":%d,"
            "\"layers\":%u,\"width\":%u,\"heads\":%u,\"kv_heads\":%u,\"head_width\":%u,\"ff\":%u,"
-           "\"vocab\":%u,\"tied\":%s,\"packed_bytes\":%zu}\n",
+           "\"vocab\":%u,\"tied\":%s,\"packed_bytes\":%zu,\"huge_bytes\":%llu}\n",
            x->m->half ? "bf16" : "f32", x->m->k->name, pd_pool_threads(), x->b->n_tokens, SEQUENCE,
            i->n_layers, i->width, i->n_heads, i->n_kv_heads, i->head_width, i->ff, i->vocab,
-           i->tied ? "true" : "false", i->packed_bytes);
+           i->tied ? "true" : "false", i->packed_bytes, huge_bytes());
     fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         for (int s = 0; s < STEPS; s++) {

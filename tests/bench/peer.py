@@ -1,5 +1,6 @@
 """peer.py - a program that is measured in turn with others: it makes a round for each line that it reads."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -14,12 +15,21 @@ def fail(text):
 OURS = {"OMP_WAIT_POLICY": "passive"}
 
 
+PR_SET_THP_DISABLE = 41  # prctl(2); stays so across execve
+
+
+def small_pages():
+    """For a process about to become another program: no huge pages, whatever it wishes."""
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
 class Peer:
     """Its first line says what it is, every other one what a round took."""
 
-    def __init__(self, name, command, env=None):
+    def __init__(self, name, command, env=None, before=None):
         self.name, self.rounds = name, []
-        self.proc = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | (env or {}))
+        self.proc = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                     env=os.environ | (env or {}), preexec_fn=before)
         self.about = self.line()
 
     def line(self):
