@@ -11,7 +11,8 @@ Standard library only.
 import json
 import os
 import sys
-from xml.sax.saxutils import escape
+
+from svg import mark, page, text
 
 # row in the files' names: what people read
 ROWS = {
@@ -76,33 +77,13 @@ def table(rows, sites):
     return "\n".join(lines)
 
 
-STYLE = """
-  .bg { fill: #ffffff } text { fill: #1f2328; font: 13px system-ui, sans-serif } .dim { fill: #656d76 }
-  .head { font-weight: 600; font-size: 16px } .num { font-variant-numeric: tabular-nums } .strong { font-weight: 600 }
+LIGHT = """
   .base { fill: #c3c9d0 } .alone { fill: #8fb3d9 } .together { fill: #1f6fb2 } .ceiling { fill: #dfe3e8 }
-  .mark { fill: #ffffff; stroke: #1f2328; stroke-width: 1.2 } .line { stroke: #d0d7de }
-  @media (prefers-color-scheme: dark) {
-    .bg { fill: #0d1117 } text { fill: #e6edf3 } .dim { fill: #9198a1 }
+"""
+DARK = """
     .base { fill: #4a525c } .alone { fill: #3d5f85 } .together { fill: #58a6ff } .ceiling { fill: #2d333b }
-    .mark { fill: #0d1117; stroke: #e6edf3 } .line { stroke: #3d444d }
-  }
 """
 FILL = {"before": "base", "calibrated": "base", "alone": "alone", "together": "together", "ceiling": "ceiling"}
-
-
-def mark(i, x, y):
-    """The sign of site i: circle, square, triangle, diamond in turn."""
-    shapes = (
-        f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.8"/>',
-        f'<rect class="mark" x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7"/>',
-        f'<path class="mark" d="M{x:.1f} {y - 4.4:.1f} l4.4 7.8 h-8.8 z"/>',
-        f'<path class="mark" d="M{x:.1f} {y - 4.6:.1f} l4.6 4.6 l-4.6 4.6 l-4.6 -4.6 z"/>',
-    )
-    return shapes[i % len(shapes)]
-
-
-def text(x, y, what, cls="", anchor="start"):
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{cls}" text-anchor="{anchor}">{escape(what)}</text>'
 
 
 def panel(rows, sites, key, title, top, x0, width, show):
@@ -128,13 +109,7 @@ def picture(rows, sites, title, notes):
     both = rows[0]["accuracy"] is not None
     width, top = (920 if both else 560), 116
     height = top + len(rows) * 34 + 30 + 20 * len(notes)
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-        f"<title>{escape(title)}</title><style>{STYLE}</style>",
-        f'<rect class="bg" width="{width}" height="{height}" rx="8"/>',
-        text(24, 36, title, "head"),
-    ]
-    x = 24.0
+    out, x = [], 24.0
     for k, s in enumerate(sites):
         out += [mark(k, x + 5, 60), text(x + 15, 64, s, "dim")]
         x += 32 + 7.2 * len(s)
@@ -149,7 +124,7 @@ def picture(rows, sites, title, notes):
         )
     for i, note in enumerate(notes):
         out.append(text(24, top + len(rows) * 34 + 22 + 20 * i, note, "dim"))
-    return "\n".join(out + ["</svg>", ""])
+    return page(width, height, title, out, LIGHT, DARK)
 
 
 def main(out):

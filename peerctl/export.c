@@ -52,10 +52,10 @@ int ctl_export(ctl *c, int argc, char **argv) {
         "Write what the node has learnt. Works on a stopped node too (peerd export).\n"
         "  peft                OUT/: the adapter as a rank-r LoRA for PEFT\n"
         "  gguf                OUT: the same for llama.cpp (--lora OUT)\n"
-        "  merged-gguf         OUT: base and adapter as one model, tokenizer included\n"
-        "  merged-safetensors  OUT/: the same for Hugging Face; the tokenizer is the base's, to "
-        "be\n"
-        "                      copied there",
+        "  merged-gguf         OUT: base, a GGUF file, and adapter as one model\n"
+        "  merged-safetensors  OUT/: the same for Hugging Face; of a GGUF file without a "
+        "tokenizer,\n"
+        "                      which is the base's, to be copied there",
         "peerctl -d site-a export --format merged-gguf merged.gguf",
     };
     cJSON *r;

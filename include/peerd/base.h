@@ -10,6 +10,7 @@
 #define PEERD_BASE_H
 
 #include "peerd/model.h"
+#include "peerd/safetensors.h"
 
 typedef struct pd_base pd_base;
 
@@ -20,6 +21,12 @@ typedef struct pd_base pd_base;
  */
 PD_CHECKED pd_err pd_base_open(const char *path, pd_base **out);
 void pd_base_close(pd_base *b);
+
+/* A folder's tensors, whose file k (pd_safetensors_file) is called pd_base_shard(b, k), k < pd_base_shards(b); of a GGUF
+ * file NULL and 0.  Borrowed until the close. */
+const pd_safetensors *pd_base_tensors(const pd_base *b);
+size_t pd_base_shards(const pd_base *b);
+const char *pd_base_shard(const pd_base *b, size_t k);
 
 /* Is this folder one of a model?  (It has a config.json.) */
 bool pd_base_is_folder(const char *path);

@@ -19,6 +19,8 @@ typedef struct pd_map {
 /* Map a regular file read-only; the mapping outlives the descriptor.  Errors: PD_ENOENT, PD_EIO. */
 PD_CHECKED pd_err pd_map_open(const char *path, pd_map *out);
 void pd_map_close(pd_map *m);
+/* Let go of the memory that a mapping holds so far; what is looked at again is read again. */
+void pd_map_forget(const pd_map *m);
 
 /* Read a whole file of at most `max` bytes into fresh memory (gives; free() it), with a 0 byte after the end.
  * Errors: PD_ENOENT, PD_EIO, PD_EFORMAT (larger than max), PD_ENOMEM.

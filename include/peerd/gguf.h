@@ -66,6 +66,8 @@ typedef struct pd_gguf pd_gguf;
  */
 PD_CHECKED pd_err pd_gguf_open(const char *path, pd_gguf **out);
 void pd_gguf_close(pd_gguf *g);
+/* Let go of the memory that looking at the file took so far (pd_map_forget). */
+void pd_gguf_forget(const pd_gguf *g);
 
 size_t pd_gguf_tensors(const pd_gguf *g);                        /* number of tensors, in file order */
 const pd_tensor *pd_gguf_tensor_at(const pd_gguf *g, size_t i);

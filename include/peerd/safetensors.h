@@ -43,6 +43,8 @@ typedef struct pd_safetensors pd_safetensors;
  */
 PD_CHECKED pd_err pd_safetensors_open(const char *const *paths, size_t n, pd_safetensors **out);
 void pd_safetensors_close(pd_safetensors *s);
+/* Let go of the memory that looking at the files took so far (pd_map_forget). */
+void pd_safetensors_forget(const pd_safetensors *s);
 
 /* Tensors in order of name.  shape is fastest first, as pd_tensor's everywhere; a scalar has one
  * dimension of 1. */

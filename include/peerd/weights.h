@@ -79,7 +79,8 @@ struct pd_weights {
      * names the tensor).
      */
     pd_err (*read)(const pd_weights *w, pd_slot s, uint32_t first, uint32_t rows, float *out);
-    void (*close)(pd_weights *w); /* frees w too */
+    void (*forget)(const pd_weights *w); /* let go of the memory that reading took so far; NULL: none */
+    void (*close)(pd_weights *w);        /* frees w too */
 };
 
 /* Description and tensors of a GGUF file: architectures llama, qwen2, qwen3, gpt2 and gptneox.

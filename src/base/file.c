@@ -52,6 +52,11 @@ void pd_map_close(pd_map *m) {
         *m = (pd_map){0};
 }
 
+void pd_map_forget(const pd_map *m) {
+    if (m->p)
+        madvise((void *)(uintptr_t)m->p, m->n, MADV_DONTNEED); /* read-only: nothing is lost */
+}
+
 pd_err pd_file_read(const char *path, size_t max, uint8_t **out, size_t *n) {
     int fd;
     size_t size;

@@ -11,6 +11,7 @@
 #include "peerd/identity.h"
 #include "utf8.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,6 +222,19 @@ void pd_base_close(pd_base *b) {
 }
 
 /* ---- what it holds ---- */
+
+const pd_safetensors *pd_base_tensors(const pd_base *b) {
+    return b->tensors;
+}
+
+size_t pd_base_shards(const pd_base *b) {
+    return b->n_shards;
+}
+
+const char *pd_base_shard(const pd_base *b, size_t k) {
+    assert(k < b->n_shards);
+    return b->shards[k];
+}
 
 pd_err pd_base_tokenizer(const pd_base *b, pd_tokenizer **out) {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "config.json",

@@ -337,6 +337,10 @@ pd_err pd_gguf_open(const char *path, pd_gguf **out) {
     return PD_OK;
 }
 
+void pd_gguf_forget(const pd_gguf *g) {
+    pd_map_forget(&g->map);
+}
+
 void pd_gguf_close(pd_gguf *g) {
     if (!g)
         return;

@@ -1,7 +1,8 @@
 /* model.c - a reader's matrices to packed weights.
  *
- * Matrices are read one at a time, so that opening needs one matrix beside the result.  What a file
- * may hold, and that everything is there, is the reader's to check (weights.h).
+ * Matrices are read one at a time, so that opening needs one matrix beside the result, and of the
+ * file no more than a layer in memory.  What a file may hold, and that everything is there, is the
+ * reader's to check (weights.h).
  */
 #include "engine.h"
 #include "peerd/weights.h"
@@ -15,6 +16,12 @@ typedef struct loader {
     pd_model *m;
     float *buffer; /* one matrix, or one slice of the head */
 } loader;
+
+/* What is packed is not held a second time as pages of the file. */
+static void forget(const loader *l) {
+    if (l->w->forget)
+        l->w->forget(l->w);
+}
 
 static pd_err no_memory(void) {
     return pd_fail(PD_ENOMEM, "not enough memory for the model");
@@ -149,6 +156,7 @@ static pd_err load_table(loader *l, pd_role role, bool packed, void **table) {
             e = pd_gemm_pack(&m->arena, l->buffer, rows, c, false, m->half, &m->slices[s]);
         if (packed && !e && m->backward)
             e = pd_gemm_pack(&m->arena, l->buffer, c, rows, true, m->half, &m->slices_back[s]);
+        forget(l);
     }
     return e;
 }
@@ -210,8 +218,11 @@ static pd_err load(const pd_weights *w, pd_model *m) {
     m->slices = pd_arena_take(&m->arena, m->n_slices * sizeof(pd_matrix));
     m->slices_back = pd_arena_take(&m->arena, m->n_slices * sizeof(pd_matrix));
     pd_err e = l.buffer && m->layers && m->slices && m->slices_back ? PD_OK : no_memory();
-    for (uint32_t n = 0; n < i->n_layers && !e; n++)
+    forget(&l); /* its digest took all of it */
+    for (uint32_t n = 0; n < i->n_layers && !e; n++) {
         e = load_layer(&l, n);
+        forget(&l);
+    }
     if (!e)
         e = load_head(&l);
     free(l.buffer);

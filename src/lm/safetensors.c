@@ -248,6 +248,11 @@ pd_err pd_safetensors_open(const char *const *paths, size_t n, pd_safetensors **
     return PD_OK;
 }
 
+void pd_safetensors_forget(const pd_safetensors *s) {
+    for (size_t i = 0; i < s->n_maps; i++)
+        pd_map_forget(&s->maps[i]);
+}
+
 void pd_safetensors_close(pd_safetensors *s) {
     if (!s)
         return;

@@ -395,6 +395,10 @@ static pd_err read_slot(const pd_weights *base, pd_slot s, uint32_t first, uint3
                          (size_t)rows * cols, out);
 }
 
+static void forget(const pd_weights *base) {
+    pd_gguf_forget(((const gguf_weights *)base)->g);
+}
+
 static void close_weights(pd_weights *base) {
     gguf_weights *w = (gguf_weights *)base;
     free(w->seen);
@@ -408,6 +412,7 @@ pd_err pd_weights_of_gguf(const pd_gguf *g, pd_weights **out) {
         return pd_fail(PD_ENOMEM, "no memory for a model's tensors");
     w->g = g;
     w->base.read = read_slot;
+    w->base.forget = forget;
     w->base.close = close_weights;
     pd_err e = read_info(w);
     if (!e) {

@@ -275,6 +275,10 @@ static pd_err read_slot(const pd_weights *base, pd_slot s, uint32_t first, uint3
 
 /* ---- the whole ---- */
 
+static void forget(const pd_weights *base) {
+    pd_safetensors_forget(((const hf_weights *)base)->tensors);
+}
+
 static void close_weights(pd_weights *base) {
     hf_weights *w = (hf_weights *)base;
     free(w->seen);
@@ -288,6 +292,7 @@ pd_err hf_weights_open(const cJSON *config, const pd_safetensors *tensors, pd_we
         return pd_fail(PD_ENOMEM, "no memory for a model's tensors");
     w->tensors = tensors;
     w->base.read = read_slot;
+    w->base.forget = forget;
     w->base.close = close_weights;
     pd_err e = hf_config_read(config, &w->base.info, &w->layout);
     if (e) {

@@ -11,10 +11,10 @@ static const pd_command_help help = {
     .what = "Write what a stopped node has learnt. (A running one: peerctl export.)\n"
             "  peft                OUT/: the adapter as a LoRA, start adapter included, for PEFT\n"
             "  gguf                OUT: the same, for llama.cpp (--lora OUT)\n"
-            "  merged-gguf         OUT: base and adapter as one model, tokenizer included\n"
-            "  merged-safetensors  OUT/: the same for Hugging Face; the tokenizer is the base's, "
-            "to be\n"
-            "                      copied there",
+            "  merged-gguf         OUT: base, a GGUF file, and adapter as one model\n"
+            "  merged-safetensors  OUT/: the same for Hugging Face; of a GGUF file without a "
+            "tokenizer,\n"
+            "                      which is the base's, to be copied there",
     .example = "peerd export ./site-a ./merged.gguf --format merged-gguf --type bf16"};
 
 static pd_err export_to(const char *dir, const pd_export_kind *kind, const char *out) {

@@ -4,18 +4,14 @@
 
 #include <string.h>
 
-static const char *const peft_files[] = {"adapter_config.json", "adapter_model.safetensors", NULL};
-static const char *const hf_files[] = {"config.json", "model.safetensors", "README.md", NULL};
-
 static const struct {
     const char *name;
-    const char *const *files;
-    bool merged;
+    bool folder, merged;
 } formats[] = {
-    [PD_EXPORT_PEFT] = {"peft", peft_files, false},
-    [PD_EXPORT_GGUF] = {"gguf", NULL, false},
-    [PD_EXPORT_MERGED_GGUF] = {"merged-gguf", NULL, true},
-    [PD_EXPORT_MERGED_HF] = {"merged-safetensors", hf_files, true},
+    [PD_EXPORT_PEFT] = {"peft", true, false},
+    [PD_EXPORT_GGUF] = {"gguf", false, false},
+    [PD_EXPORT_MERGED_GGUF] = {"merged-gguf", false, true},
+    [PD_EXPORT_MERGED_HF] = {"merged-safetensors", true, true},
 };
 
 static const struct {
@@ -46,8 +42,8 @@ pd_err pd_export_kind_parse(const char *format, const char *type, pd_export_kind
     return PD_OK;
 }
 
-const char *const *pd_export_kind_files(const pd_export_kind *k) {
-    return formats[k->format].files;
+bool pd_export_kind_is_folder(const pd_export_kind *k) {
+    return formats[k->format].folder;
 }
 
 pd_err pd_export_kind_write(const pd_export_kind *k, const char *out, const pd_merged *m) {

@@ -21,9 +21,8 @@ typedef struct pd_export_kind {
  */
 PD_CHECKED pd_err pd_export_kind_parse(const char *format, const char *type, pd_export_kind *out);
 
-/* Names of the files that are made in the folder OUT, NULL after the last; NULL: OUT is itself the
- * file. */
-const char *const *pd_export_kind_files(const pd_export_kind *k);
+/* Is OUT a folder, not a file? */
+bool pd_export_kind_is_folder(const pd_export_kind *k);
 
 /* Write it.  m->type is taken from k.  Errors: as the format's writer (export.h, export_merged.h).
  */

@@ -386,6 +386,12 @@ static void node_close(pd_node *n) {
     free(n);
 }
 
+static void say_peak(void) {
+    uint64_t bytes;
+    if (pd_proc_bytes("/proc/self/status", "VmHWM", &bytes))
+        pd_info("memory: %llu MiB at most", (unsigned long long)(bytes >> 20));
+}
+
 int pd_node_run(pd_site *site, const pd_run_opts *opts) {
     int signals = open_signals();
     pd_node *n = calloc(1, sizeof *n);
@@ -415,6 +421,7 @@ int pd_node_run(pd_site *site, const pd_run_opts *opts) {
     }
     int status = n->exit_status;
     node_close(n);
+    say_peak();
     close(signals);
     return status;
 }

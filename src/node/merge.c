@@ -5,7 +5,6 @@
  */
 #include "merge.h"
 #include "export.h"
-#include "peerd/base.h"
 #include "peerd/bytes.h"
 #include "peerd/log.h"
 #include "peerd/quant.h"
@@ -13,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     CHUNK = 256
@@ -23,6 +23,8 @@ uint64_t pd_merge_rows(const pd_merge_tensor *t) {
 }
 
 size_t pd_merge_bytes(const pd_merge_tensor *t) {
+    if (t->type == t->t->type)
+        return t->t->size_bytes;
     return (size_t)(t->t->shape[0] / pd_quant_block(t->type) * pd_merge_rows(t)) *
            pd_quant_block_bytes(t->type);
 }
@@ -46,13 +48,32 @@ pd_err pd_merge_vacant(const char *path) {
                : PD_OK;
 }
 
+/* ---- opening ---- */
+
 static pd_err check_digest(const pd_merge *x) {
     uint8_t digest[32];
-    pd_gguf_digest(x->base, digest);
+    if (x->folder)
+        pd_base_digest(x->folder, digest);
+    else
+        pd_gguf_digest(x->base, digest);
     if (memcmp(digest, x->of->manifest->model_digest, 32) != 0)
         return pd_fail(PD_EMISMATCH, "%s is not the model that the run is about any more",
                        x->of->base);
     return PD_OK;
+}
+
+static void name_target(const pd_merge *x, uint32_t layer, pd_target t, char *out, size_t room) {
+    if (x->folder)
+        snprintf(out, room, "model.layers.%u.%s.weight", layer, pd_export_hf_names[t]);
+    else
+        snprintf(out, room, "blk.%u.%s.weight", layer, pd_export_gguf_names[t]);
+}
+
+/* Some folders leave "model." out (weights_hf.c). */
+static bool is_called(const pd_merge *x, const pd_merge_tensor *at, const char *name) {
+    static const char prefix[] = "model.";
+    return strcmp(at->t->name, name) == 0 ||
+           (x->folder && strcmp(at->t->name, name + sizeof prefix - 1) == 0);
 }
 
 /* Every target of the run must be a tensor of its own, of the shape that the view adds to. */
@@ -60,15 +81,17 @@ static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
     char name[PD_GGUF_NAME_MAX];
     uint32_t out, in;
     pd_model_shape(x->of->info, t, &out, &in);
-    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, pd_export_gguf_names[t]);
+    name_target(x, layer, t, name, sizeof name);
     for (size_t i = 0; i < x->n; i++) {
         pd_merge_tensor *at = &x->at[i];
-        if (strcmp(at->t->name, name) != 0)
+        if (!is_called(x, at, name))
             continue;
         if (at->t->shape[0] != in || pd_merge_rows(at) != out)
             break;
         at->add = pd_view_at(x->of->view, layer, t);
         at->type = pd_merge_type(x->of, at->t->type);
+        if (x->folder && (t == PD_Q || t == PD_K) && x->of->info->position == PD_POSITION_PAIRS)
+            at->halves = x->of->info->head_width;
         return PD_OK;
     }
     return pd_fail(
@@ -98,37 +121,60 @@ static pd_err take_buffers(pd_merge *x) {
                                          (unsigned long long)cols);
 }
 
+/* The list, and what is looked up in it. */
+static pd_err list(pd_merge *x, size_t n, const pd_tensor *(*tensor)(const pd_merge *x, size_t i)) {
+    x->at = calloc(n + 1, sizeof *x->at);
+    if (!x->at)
+        return pd_fail(PD_ENOMEM, "no memory for a list of %zu tensors", n);
+    for (; x->n < n; x->n++) {
+        const pd_tensor *t = tensor(x, x->n);
+        pd_merge_tensor *at = &x->at[x->n];
+        *at = (pd_merge_tensor){.t = t, .type = t->type};
+        strcpy(at->name, t->name);
+    }
+    pd_err e = find_targets(x);
+    return e ? e : take_buffers(x);
+}
+
+static const pd_tensor *of_file(const pd_merge *x, size_t i) {
+    return pd_gguf_tensor_at(x->base, i);
+}
+
 pd_err pd_merge_open(const pd_merged *of, pd_merge *out) {
     *out = (pd_merge){.of = of};
     if (pd_base_is_folder(of->base))
         return pd_fail(PD_EUNSUPPORTED,
-                       "a merged model is made from a GGUF file, and the base %s is a Hugging Face "
-                       "folder: use --format peft",
+                       "the base %s is a Hugging Face folder, and a merged GGUF file is made from "
+                       "a GGUF file: use --format merged-safetensors",
                        of->base);
     pd_err e = pd_gguf_open(of->base, &out->base);
     if (!e)
         e = check_digest(out);
-    if (e)
-        return e;
-    size_t n = pd_gguf_tensors(out->base);
-    out->at = calloc(n + 1, sizeof *out->at);
-    if (!out->at)
-        return pd_fail(PD_ENOMEM, "no memory for a list of %zu tensors", n);
-    for (; out->n < n; out->n++) {
-        const pd_tensor *t = pd_gguf_tensor_at(out->base, out->n);
-        out->at[out->n] = (pd_merge_tensor){.t = t, .type = t->type};
-    }
-    e = find_targets(out);
-    return e ? e : take_buffers(out);
+    return e ? e : list(out, pd_gguf_tensors(out->base), of_file);
+}
+
+static const pd_tensor *of_folder(const pd_merge *x, size_t i) {
+    return pd_safetensors_at(pd_base_tensors(x->folder), i);
+}
+
+pd_err pd_merge_open_folder(const pd_merged *of, pd_merge *out) {
+    *out = (pd_merge){.of = of};
+    pd_err e = pd_base_open(of->base, &out->folder);
+    if (!e)
+        e = check_digest(out);
+    return e ? e : list(out, pd_safetensors_count(pd_base_tensors(out->folder)), of_folder);
 }
 
 void pd_merge_close(pd_merge *x) {
     pd_gguf_close(x->base);
+    pd_base_close(x->folder);
     free(x->at);
     free(x->rows);
     free(x->bytes);
     *x = (pd_merge){0};
 }
+
+/* ---- rows ---- */
 
 /* Add what the adapter adds to a row: sum_k up[k] down[k], k ascending. */
 static void add_row(const pd_lowrank *add, uint64_t out, uint64_t row, size_t cols, float *y) {
@@ -141,16 +187,17 @@ static void add_row(const pd_lowrank *add, uint64_t out, uint64_t row, size_t co
 }
 
 /* n rows of the result to x->rows, in the order of the file that is written. */
-static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, size_t n,
-                         uint32_t halves) {
+static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, size_t n) {
     size_t cols = (size_t)t->t->shape[0];
     size_t row_bytes = cols / pd_quant_block(t->t->type) * pd_quant_block_bytes(t->t->type);
     for (size_t i = 0; i < n; i++) {
-        uint64_t row = first + i;
-        if (halves)
-            row = pd_export_paired_row((uint32_t)row, halves);
+        uint64_t row = first + i, from = row;
+        if (t->halves)
+            row = pd_export_paired_row((uint32_t)row, t->halves);
+        if (!x->folder)
+            from = row;
         pd_err e =
-            pd_quant_read(t->t->type, t->t->data + row * row_bytes, cols, x->rows + i * cols);
+            pd_quant_read(t->t->type, t->t->data + from * row_bytes, cols, x->rows + i * cols);
         if (e)
             return pd_fail_in(e, "%s", t->t->name);
         if (t->add)
@@ -191,14 +238,14 @@ static pd_err append(pd_merge *x, const pd_merge_tensor *t, const uint8_t *p, si
     return e;
 }
 
-pd_err pd_merge_put(pd_merge *x, const pd_merge_tensor *t, uint32_t halves, pd_file_out *f) {
-    if (!t->add && !halves && t->type == t->t->type)
+pd_err pd_merge_put(pd_merge *x, const pd_merge_tensor *t, pd_file_out *f) {
+    if (!t->add && !t->halves && t->type == t->t->type)
         return append(x, t, t->t->data, t->t->size_bytes, f);
     uint64_t rows = pd_merge_rows(t);
     size_t cols = (size_t)t->t->shape[0];
     for (uint64_t first = 0; first < rows; first += CHUNK) {
         size_t n = rows - first < CHUNK ? (size_t)(rows - first) : CHUNK;
-        pd_err e = merge_rows(x, t, first, n, halves);
+        pd_err e = merge_rows(x, t, first, n);
         if (!e)
             e = round_rows(x, t, n * cols);
         if (!e)

@@ -90,7 +90,7 @@ static pd_err write_all(pd_merge *x, pd_file_out *f) {
     pd_err e = zeros ? write_head(x, align, f) : pd_fail(PD_ENOMEM, "no memory for an alignment");
     for (size_t i = 0; i < x->n && !e; i++) {
         size_t n = pd_merge_bytes(&x->at[i]);
-        e = pd_merge_put(x, &x->at[i], 0, f);
+        e = pd_merge_put(x, &x->at[i], f);
         if (!e)
             e = pd_file_append(f, zeros, (size_t)(aligned(n, align) - n));
     }

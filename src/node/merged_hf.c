@@ -1,6 +1,4 @@
-/* merged_hf.c - base and adapter as a Hugging Face folder; see export_merged.h.
- *
- * model.safetensors:  length of header u64 | header: JSON, padded with spaces to 8 bytes | data
+/* merged_hf.c - a GGUF file and an adapter as a Hugging Face folder; see export_merged.h.
  *
  * The names, shapes and order of rows are those of transformers' Llama.  Tensors stand in the
  * base's order.  The tokenizer is not written: GGUF keeps a tokenizer's tables, not the pipeline of
@@ -16,8 +14,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-enum { NAME = 96 };
 
 static const char *const files[] = {"model.safetensors", "README.md", "config.json"};
 
@@ -52,40 +48,30 @@ static const char *in_layer(const char *part, pd_target *t) {
     return NULL;
 }
 
-/* What Hugging Face calls a tensor, and the width of its heads where their rows change places. */
-static pd_err name_of(const pd_merge *x, const pd_tensor *t, char out[NAME], uint32_t *halves) {
+/* What Hugging Face calls a tensor, and whether its rows change places. */
+static pd_err rename_tensor(const pd_merge *x, pd_merge_tensor *at) {
     unsigned layer;
-    int at = 0;
+    int n = 0;
     pd_target target = PD_TARGETS;
-    const char *part = NULL;
-    *halves = 0;
+    const char *part = NULL, *was = at->t->name;
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        if (strcmp(t->name, whole[i][0]) == 0) {
-            snprintf(out, NAME, "%s", whole[i][1]);
+        if (strcmp(was, whole[i][0]) == 0) {
+            snprintf(at->name, sizeof at->name, "%s", whole[i][1]);
             return PD_OK;
         }
-    if (sscanf(t->name, "blk.%u.%n", &layer, &at) == 1 && at)
-        part = in_layer(t->name + at, &target);
+    if (sscanf(was, "blk.%u.%n", &layer, &n) == 1 && n)
+        part = in_layer(was + n, &target);
     if (!part)
         return pd_fail(PD_EUNSUPPORTED,
                        "tensor %s has no place in Hugging Face's Llama: use --format merged-gguf",
-                       t->name);
-    snprintf(out, NAME, "model.layers.%u.%s.weight", layer, part);
+                       was);
+    snprintf(at->name, sizeof at->name, "model.layers.%u.%s.weight", layer, part);
     if (target == PD_Q || target == PD_K)
-        *halves = x->of->info->head_width;
+        at->halves = x->of->info->head_width;
     return PD_OK;
 }
 
 /* ---- config.json ---- */
-
-static const char *dtype(uint32_t type, bool config) {
-    if (type == PD_GGML_F32)
-        return config ? "float32" : "F32";
-    if (type == PD_GGML_BF16)
-        return config ? "bfloat16" : "BF16";
-    assert(type == PD_GGML_F16);
-    return config ? "float16" : "F16";
-}
 
 static void add_token(cJSON *j, const pd_merge *x, const char *name, const char *key) {
     uint64_t id;
@@ -125,7 +111,7 @@ static cJSON *config(const pd_merge *x) {
     cJSON_AddBoolToObject(j, "attention_bias", false);
     cJSON_AddBoolToObject(j, "mlp_bias", false);
     cJSON_AddBoolToObject(j, "tie_word_embeddings", i->tied);
-    cJSON_AddStringToObject(j, "torch_dtype", dtype(main_type(x), true));
+    cJSON_AddStringToObject(j, "torch_dtype", pd_merge_dtype(main_type(x)));
     add_token(j, x, "bos_token_id", "tokenizer.ggml.bos_token_id");
     add_token(j, x, "eos_token_id", "tokenizer.ggml.eos_token_id");
     return j;
@@ -163,74 +149,6 @@ static pd_err check_family(const pd_merge *x) {
     return PD_OK;
 }
 
-/* ---- model.safetensors ---- */
-
-static void put_shape(FILE *f, const pd_tensor *t) {
-    for (uint32_t d = t->n_dims; d--;)
-        fprintf(f, "%" PRIu64 "%s", t->shape[d], d ? "," : "");
-}
-
-/* The header with its length before it; *out is free()'d by the caller. */
-static pd_err make_header(const pd_merge *x, char **out, size_t *n) {
-    FILE *f = open_memstream(out, n);
-    if (!f)
-        return pd_fail(PD_ENOMEM, "no memory for a header");
-    size_t at = 0;
-    pd_err e = PD_OK;
-    fprintf(f, "%8s{\"__metadata__\":{\"format\":\"pt\"}", "");
-    for (size_t i = 0; i < x->n && !e; i++) {
-        char name[NAME];
-        uint32_t halves;
-        size_t bytes = pd_merge_bytes(&x->at[i]);
-        e = name_of(x, x->at[i].t, name, &halves);
-        if (e)
-            break;
-        fprintf(f, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, dtype(x->at[i].type, false));
-        put_shape(f, x->at[i].t);
-        fprintf(f, "],\"data_offsets\":[%zu,%zu]}", at, at + bytes);
-        at += bytes;
-    }
-    fputc('}', f);
-    for (long k = ftell(f); k % 8; k++)
-        fputc(' ', f);
-    if (fclose(f) != 0 && !e)
-        e = pd_fail(PD_ENOMEM, "no memory for a header");
-    if (!e)
-        pd_store64((uint8_t *)*out, *n - 8);
-    return e;
-}
-
-static pd_err put_tensors(pd_merge *x, pd_file_out *f) {
-    pd_err e = PD_OK;
-    for (size_t i = 0; i < x->n && !e; i++) {
-        char name[NAME];
-        uint32_t halves;
-        e = name_of(x, x->at[i].t, name, &halves);
-        if (!e)
-            e = pd_merge_put(x, &x->at[i], halves, f);
-    }
-    return e;
-}
-
-static pd_err write_weights(const char *path, pd_merge *x) {
-    char *header = NULL;
-    size_t n = 0;
-    pd_file_out *f = NULL;
-    pd_err e = make_header(x, &header, &n);
-    if (!e)
-        e = pd_file_begin(path, 0644, &f);
-    if (!e)
-        e = pd_file_append(f, header, n);
-    if (!e)
-        e = put_tensors(x, f);
-    free(header);
-    if (e) {
-        pd_file_drop(f);
-        return e;
-    }
-    return pd_file_commit(f);
-}
-
 /* ---- the folder ---- */
 
 /* Safetensors has no blocks: what is quantised becomes floats. */
@@ -245,10 +163,12 @@ static void widen(pd_merge *x) {
 static pd_err write_folder(const char *dir, char path[3][PATH_MAX], pd_merge *x) {
     widen(x);
     pd_err e = check_family(x);
+    for (size_t i = 0; i < x->n && !e; i++)
+        e = rename_tensor(x, &x->at[i]);
     if (!e)
         e = pd_dir_make(dir);
     if (!e)
-        e = write_weights(path[0], x);
+        e = pd_merge_save(x, 0, x->n, path[0]);
     if (!e)
         e = pd_file_replace(path[1], readme, sizeof readme - 1, 0644);
     return e ? e : write_config(path[2], x);
@@ -258,6 +178,8 @@ pd_err pd_export_merged_hf(const char *dir, const pd_merged *m) {
     char path[3][PATH_MAX];
     pd_merge x;
     pd_err e = PD_OK;
+    if (pd_base_is_folder(m->base))
+        return pd_merge_folder(dir, m);
     for (int i = 0; i < 3 && !e; i++) {
         e = pd_path_join(path[i], PATH_MAX, dir, files[i]);
         if (!e)

@@ -6,6 +6,8 @@
 #include "json.h"
 #include "peerd/file.h"
 
+#include <dirent.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -107,19 +109,25 @@ static double add_file(cJSON *files, const char *path) {
     return stat(path, &st) == 0 ? (double)st.st_size : 0;
 }
 
+/* What lies in the folder OUT, or OUT itself. */
 static pd_err list_files(const pd_question *q) {
-    const char *const *names = pd_export_kind_files(&q->kind);
-    char path[PD_CONFIG_PATH + 32];
+    char path[PD_CONFIG_PATH + NAME_MAX + 2];
+    struct dirent **names;
     cJSON *files = cJSON_AddArrayToObject(q->reply, "files");
     double bytes = 0;
     pd_err e = PD_OK;
-    if (!names)
+    int n = pd_export_kind_is_folder(&q->kind) ? scandir(q->out, &names, NULL, alphasort) : -1;
+    if (n < 0)
         bytes = add_file(files, q->out);
-    for (int i = 0; names && names[i] && !e; i++) {
-        e = pd_path_join(path, sizeof path, q->out, names[i]);
-        if (!e)
+    for (int i = 0; i < n; i++) {
+        if (!e && names[i]->d_name[0] != '.')
+            e = pd_path_join(path, sizeof path, q->out, names[i]->d_name);
+        if (!e && names[i]->d_name[0] != '.')
             bytes += add_file(files, path);
+        free(names[i]);
     }
+    if (n >= 0)
+        free(names);
     cJSON_AddNumberToObject(q->reply, "bytes", bytes);
     return e;
 }

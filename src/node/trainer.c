@@ -339,6 +339,9 @@ static pd_err prepare(pd_trainer *t) {
                     : pd_prober_open(&t->bench, t->conf.space, &t->prober);
     if (e)
         return e;
+    pd_info("memory: %zu MiB of weights, %zu MiB of activations",
+            pd_model_info_of(t->conf.model)->packed_bytes >> 20,
+            pd_work_bytes(t->bench.work) >> 20);
     if (project)
         pd_info("bytes from gradients, K %u, E %u: reverse mode takes %zu MiB for weights and "
                 "%zu MiB for activations",

@@ -8,28 +8,10 @@
  * it is tests/bench/run's: the model's shape as a line of JSON, then a round for each line it
  * reads, answered by one line with the seconds of each step, wall and processor.
  */
-#include "engine.h"
-#include "peerd/file.h"
-#include "peerd/rng.h"
+#include "bench.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
-
-enum { SEQUENCE = 64 }; /* tokens of one text in the batch */
-
-typedef struct clocks {
-    double wall, cpu;
-} clocks;
-
-static clocks now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (clocks){(double)pd_clock_us() * 1e-6, (double)t.tv_sec + (double)t.tv_nsec * 1e-9};
-}
 
 /* Every product of one step of `rows` rows, `predictions` of them with logits, on the work's own
  * buffers. */
@@ -52,41 +34,9 @@ static void products(const pd_model *m, pd_work *w, uint32_t rows, uint32_t pred
         }
 }
 
-static void fill(pd_batch *b, uint32_t tokens, uint32_t vocab) {
-    static uint32_t ids[SEQUENCE], len = SEQUENCE;
-    static uint8_t scored[SEQUENCE];
-    pd_rng rng = {1};
-    memset(scored, 1, sizeof scored);
-    pd_example e = {.kind = PD_EXAMPLE_NLL,
-                    .n_seqs = 1,
-                    .seq_len = &len,
-                    .ids = ids,
-                    .scored = scored,
-                    .n_tokens = len};
-    while (pd_batch_tokens(b) + SEQUENCE <= tokens) {
-        for (uint32_t i = 0; i < SEQUENCE; i++)
-            ids[i] = pd_rng_below(&rng, vocab);
-        if (!pd_batch_add(b, &e))
-            break;
-    }
-}
-
 static void no_sink(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const float *x,
                     const float *dy) {
     (void)ctx, (void)layer, (void)t, (void)rows, (void)x, (void)dy;
-}
-
-/* An adapter of rank r on every target, small enough to change nothing much. */
-static pd_lowrank *make_adapter(const pd_model *m, uint32_t rank) {
-    pd_lowrank *at = calloc(m->info.n_layers * PD_TARGETS, sizeof *at);
-    for (uint32_t l = 0; l < m->info.n_layers; l++)
-        for (int t = 0; t < PD_TARGETS; t++) {
-            uint32_t out, in;
-            pd_model_shape(&m->info, (pd_target)t, &out, &in);
-            float *p = calloc((size_t)rank * (in + out), sizeof *p);
-            at[l * PD_TARGETS + t] = (pd_lowrank){rank, p, p + (size_t)rank * in};
-        }
-    return at;
 }
 
 typedef struct bench {
@@ -160,10 +110,10 @@ static void answer(bench *x) {
     char line[16];
     printf("{\"compute\":\"%s\",\"kernels\":\"%s\",\"threads\":%u,\"tokens\":%u,\"sequence\":%d,"
            "\"layers\":%u,\"width\":%u,\"heads\":%u,\"kv_heads\":%u,\"head_width\":%u,\"ff\":%u,"
-           "\"vocab\":%u,\"tied\":%s,\"packed_bytes\":%zu}\n",
+           "\"vocab\":%u,\"tied\":%s,\"packed_bytes\":%zu,\"huge_bytes\":%llu}\n",
            x->m->half ? "bf16" : "f32", x->m->k->name, pd_pool_threads(), x->b->n_tokens, SEQUENCE,
            i->n_layers, i->width, i->n_heads, i->n_kv_heads, i->head_width, i->ff, i->vocab,
-           i->tied ? "true" : "false", i->packed_bytes);
+           i->tied ? "true" : "false", i->packed_bytes, huge_bytes());
     fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         for (int s = 0; s < STEPS; s++) {
