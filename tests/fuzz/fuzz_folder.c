@@ -4,12 +4,12 @@
  * Input: config.json up to the first 0 byte | the header of model.safetensors.  Its data are zeros,
  * as many as the header's offsets reach, so that the search is spent on names, numbers and shapes.
  */
-#include "fuzz.h"
+#include "read_weights.h"
 
 #include "../../src/lm/hf.h"
 #include "../unit/gguf_writer.h"
 
-enum { DATA_MAX = 1 << 20, VALUES_MAX = 1 << 19 };
+enum { DATA_MAX = 1 << 20 };
 
 /* The end of the last tensor; 0 where the header is no object of objects. */
 static size_t data_of(const uint8_t *header, size_t n) {
@@ -41,16 +41,6 @@ static pd_err open_tensors(const uint8_t *header, size_t n, pd_safetensors **out
     return pd_safetensors_open(&path, 1, out);
 }
 
-static void read_all(const pd_weights *w) {
-    static float out[VALUES_MAX];
-    for (pd_slot s = {.role = PD_ROLES}; pd_slot_next(&w->info, &s);) {
-        uint32_t rows, cols;
-        FUZZ_CHECK(pd_slot_shape(&w->info, s, &rows, &cols) && cols <= VALUES_MAX);
-        for (uint32_t row = 0; row < rows; row++)
-            FUZZ_CHECK(w->read(w, s, row, 1, out) == PD_OK && out[0] == 0 && out[cols - 1] == 0);
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     const uint8_t *end = n ? memchr(p, 0, n) : NULL;
     size_t size = end ? (size_t)(end - p) : n;
@@ -60,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     if (json_parse((const char *)p, size, "the file", &config) == PD_OK &&
         open_tensors(p + size + (end != NULL), n - size - (end != NULL), &tensors) == PD_OK &&
         hf_weights_open(config, tensors, &w) == PD_OK)
-        read_all(w);
+        fuzz_read_weights(w);
     pd_weights_close(w);
     pd_safetensors_close(tensors);
     cJSON_Delete(config);

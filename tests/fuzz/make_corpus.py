@@ -78,6 +78,36 @@ def gguf(keys, tensors, version=3):
     return out + bytes(-len(out) % 32) + data
 
 
+def model(arch, **numbers):
+    """A whole model of one layer, width 4, two heads, a vocabulary of 3."""
+    def u32(key, n):
+        return (f"{arch}.{key}".encode(), 4, struct.pack("<I", n))
+
+    def f32(key, x):
+        return (f"{arch}.{key}".encode(), 6, struct.pack("<f", x))
+
+    def tensor(name, *shape):
+        return (name.encode(), 0, list(shape[::-1]), bytes(i % 64 for i in range(4 * math.prod(shape))))
+
+    fused = arch == "gpt2"
+    counts = {"block_count": 1, "embedding_length": 4, "feed_forward_length": 6, "context_length": 8,
+              "attention.head_count": 2, **numbers}
+    keys = [(b"general.architecture", 8, text(arch.encode())), *(u32(k, n) for k, n in counts.items()),
+            f32("attention.layer_norm_epsilon" if fused else "attention.layer_norm_rms_epsilon", 1e-5)]
+    if not fused:
+        keys += [(b"llama.rope.scaling.type", 8, text(b"linear")), f32("rope.scaling.factor", 2)]
+        shapes = {"attn_norm": [4], "attn_q": [4, 4], "attn_k": [4, 4], "attn_v": [4, 4], "attn_output": [4, 4],
+                  "ffn_norm": [4], "ffn_gate": [6, 4], "ffn_up": [6, 4], "ffn_down": [4, 6]}
+        return gguf(keys, [tensor("token_embd.weight", 3, 4), tensor("output_norm.weight", 4),
+                           *(tensor(f"blk.0.{name}.weight", *shape) for name, shape in shapes.items())])
+    shapes = {"attn_norm": [4], "attn_qkv": [12, 4], "attn_output": [4, 4], "ffn_norm": [4], "ffn_up": [6, 4],
+              "ffn_down": [4, 6]}
+    return gguf(keys, [tensor("token_embd.weight", 3, 4), tensor("position_embd.weight", 8, 4),
+                       tensor("output_norm.weight", 4), tensor("output_norm.bias", 4),
+                       *(tensor(f"blk.0.{name}.weight", *shape) for name, shape in shapes.items()),
+                       *(tensor(f"blk.0.{name}.bias", shape[0]) for name, shape in shapes.items())])
+
+
 def ggufs():
     arch = (b"general.architecture", 8, text(b"llama"))
     count = (b"llama.block_count", 4, struct.pack("<I", 2))
@@ -95,6 +125,7 @@ def ggufs():
     return {
         **quants, "empty": gguf([], []), "keys": gguf([arch, count, tokens, scores, types, flag, f64], []),
         "tensors": gguf([arch], [a, b]), "both": gguf([arch, tokens], [a]), "version2": gguf([arch], [a], 2),
+        "llama": model("llama"), "gpt2": model("gpt2"), "wide_head": model("llama", **{"attention.key_length": 1 << 16}),
     }
 
 
