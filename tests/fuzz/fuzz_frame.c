@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     b.act = ignore;
     b.lenient = true;
     box_init(&b, 0);
-    box_open(&b);
+    FUZZ_CHECK(box_open(&b) == PD_OK);
     up(&b, 1, 1, false);
     hello(&b, 1);
     up(&b, 2, 2, false);

@@ -253,13 +253,15 @@ def branch(n, chunk, sealed=bytes(64), hashes=b"", tail=b""):
     return varint(n) + chunk + hashes + tail + sealed
 
 
+def evidence(author, inc, stream, *branches, chunk=0):
+    return author + varint(inc) + bytes([stream]) + varint(chunk) + bytes(32) + b"".join(branches)
+
+
 def evidences():
     """evidence.h; the author's key is 0, 1, 2, ..."""
-    author = bytes(range(32))
-    two = author + varint(0) + b"\x00" + varint(0) + bytes(32) + branch(1, b"\x00") + branch(1, b"\x01")
-    later = (author + varint(3) + b"\x01" + varint(1) + bytes(32)
-             + branch(4101, bytes(1024), hashes=bytes(64), tail=b"tails") + branch(1025, b"\x01"))
-    return {"two-bytes": two, "later-chunks": later}
+    author, later = bytes(range(32)), branch(4101, bytes(1024), hashes=bytes(64), tail=b"tails")
+    return {"two-bytes": evidence(author, 0, 0, branch(1, b"\x00"), branch(1, b"\x01")),
+            "later-chunks": evidence(author, 3, 1, later, branch(1025, b"\x01"), chunk=1)}
 
 
 def record(kind, *parts):
@@ -344,6 +346,36 @@ def frames_to_core():
         "ckpt": says(0, frame(claim)) + tick,
         "guest": says(2, frame(join)) + tick + tick, "files": says(0, frame(fileq, filea)) + tick,
         "speak": says(0, frame(vv)) + tick + bytes([3, 3, 3]) + tick * 4,
+    }
+
+
+def joins():
+    """fuzz_join.c: what follows the manifest in a welcome; the founder is node 0, the newcomer node 2."""
+    def log(i, *records, inc=0):
+        body = b"".join(records)
+        return key(i) + varint(inc) + varint(len(body)) + body + seal(i)
+
+    def member(i):
+        return record(1, key(i), b"\x00", bytes(8), short(b"n"))
+
+    def welcome(switch, *logs):
+        return bytes([switch]) + varint(len(logs)) + b"".join(logs)
+
+    founder = log(0, member(1), member(2))
+    ban = record(5, key(1), varint(0), varint(0), varint(0))
+    addr = record(2, b"\x01" + address4(7), short(b"shop"))
+    proof = evidence(key(1), 0, 0, branch(1, b"\x00", seal(1)), branch(1, b"\x01", seal(1)))
+    own_proof = evidence(key(2), 0, 1, branch(1, b"\x00", seal(2)), branch(1, b"\x01", seal(2)))
+    part = b"\x14" + varint(0) + varint(4) + short(b"\x00\x00")
+    return {
+        "welcome": welcome(126, founder), "pieces": welcome(0, log(1, addr), founder), "nobody": welcome(126),
+        "chain": welcome(126, log(2, addr), log(1, member(2)), log(0, member(1))),
+        "banned": welcome(126, log(0, member(1), member(2), ban), log(1, addr)),
+        "proof": welcome(126, log(0, member(1), member(2), record(4, proof)), log(1, addr)),
+        "own_proof": welcome(126, founder, log(1, record(4, own_proof)), log(2, addr)),
+        "rotated": welcome(126, founder, log(1, record(6, key(3), bytes(64), varint(9))), log(3, addr)),
+        "left": welcome(126, founder, log(1, addr, record(3, b"\x01", varint(3)), record(7))),
+        "frames": b"\x01" + says(0, frame(b"\x0e" + bytes(5), part))[1:] + says(0, frame(b"\x12\x08\x00"))[1:],
     }
 
 
@@ -437,7 +469,7 @@ def targets():
         "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
         "frame": frames_to_core(), "frames": schedules(), "items": items(), "record": records(),
-        "evidence": evidences(), "ckpt": ckpts(),
+        "evidence": evidences(), "join": joins(), "ckpt": ckpts(),
         "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2)},
         "control": {"ask": struct.pack("<H", len(ask)) + ask,
                     "pieces": struct.pack("<H", 9) + ask[:9] + struct.pack("<H", len(ask) - 9) + ask[9:],
