@@ -344,6 +344,8 @@ def frames_to_core():
         "hello3": says(1, frame(hello(3), alias2)) + tick, "prefix": says(0, frame(prefixq, base, prefixa)) + tick,
         "forks": says(0, frame(forkq, forka, branchq, brancha)) + tick + tick,
         "ckpt": says(0, frame(claim)) + tick,
+        "wants": says(0, frame(vv)) + tick + b"".join(bytes([3 | what << 2]) + tick for what in range(56, 64)),
+        "fetches": says(0, frame(vv)) + tick + bytes([3 | 56 << 2]) + tick + says(0, frame(filea)) + tick,
         "guest": says(2, frame(join)) + tick + tick, "files": says(0, frame(fileq, filea)) + tick,
         "speak": says(0, frame(vv)) + tick + bytes([3, 3, 3]) + tick * 4,
     }
