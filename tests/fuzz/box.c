@@ -5,8 +5,9 @@
 
 #include <string.h>
 
-/* Small tables: a start costs what its clearing costs, and a search gets to where they are full. */
-enum { MEMBERS = 16 };
+/* Small tables: a start costs what its clearing costs, and a search gets to where they are full;
+ * room for more than a mesh, so that it gets to partial views too. */
+enum { MEMBERS = 32 };
 
 static const uint8_t run[32] = {0x55};
 
@@ -122,6 +123,7 @@ pd_err box_open(box *b) {
                          .seal_ms = 2000,
                          .stage_bytes = 4096,
                          .members_max = MEMBERS,
+                         .solo = b->solo,
                          .known = known,
                          .n_known = BOX_NODES};
     memcpy(conf.run, run, 32);

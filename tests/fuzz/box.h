@@ -16,7 +16,7 @@ enum { BOX_NODES = 3, BOX_STORES = 8 };
 typedef struct box {
     unsigned index;
     uint8_t key[32];
-    bool lenient;
+    bool lenient, solo; /* solo: it speaks at once */
     pd_core *core;
     pd_ledger *ledger;
     void *arena;

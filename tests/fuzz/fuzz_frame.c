@@ -13,9 +13,14 @@
 enum { WANTS = 56 };
 
 static box b;
+static bool clogged;
+static pd_event failed; /* of the last dial, which nobody answers; TICK: none */
 
-static void ignore(box *of, const pd_action *a) {
-    if (a->kind == PD_ACT_FATAL || a->kind == PD_ACT_STOPPED)
+static void take(box *of, const pd_action *a) {
+    if (a->kind == PD_ACT_DIAL) {
+        failed.kind = PD_EV_DIAL_FAILED;
+        memcpy(failed.key, a->key, 32);
+    } else if (a->kind == PD_ACT_FATAL || a->kind == PD_ACT_STOPPED)
         of->core = NULL; /* a peer that proves to hold another log of ours may end us */
 }
 
@@ -58,8 +63,9 @@ static void gradient(void) {
         box_step(&b, &e);
 }
 
-/* 0 a file of others, 1 a seal now, 2 a member banned, 3 a new key, 4 a checkpoint attested, 5 and
- * 6 the first session's line clogs and flows, 7 the end.
+/* 0 a file of others, 1 a seal now, 2 a member banned, 3 a new key, 4 a checkpoint attested, 7 the
+ * end; and what the transport has to say: 5 the first session's line clogs, or flows again, 6 the
+ * second session is gone.
  */
 static void want(unsigned what) {
     static const uint8_t sig[64] = {'S'};
@@ -83,16 +89,39 @@ static void want(unsigned what) {
     } else if (what == 4) {
         e.kind = PD_EV_ATTEST;
         e.ckpt = &name;
+    } else if (what == 7) {
+        e.kind = PD_EV_STOP;
     } else {
-        e.kind = what == 5 ? PD_EV_CLOGGED : what == 6 ? PD_EV_FLOWING : PD_EV_STOP;
+        clogged ^= what == 5;
+        e.session = what == 5 ? 1 : 2;
+        e.kind = what == 6 ? PD_EV_SESSION_DOWN : clogged ? PD_EV_CLOGGED : PD_EV_FLOWING;
     }
     box_step(&b, &e);
 }
 
+/* Whatever came of it, its people can look at it. */
+static void look(void) {
+    static pd_author authors[64];
+    pd_peer_status peer;
+    pd_core_ckpt_status ckpt;
+    pd_core_status s;
+    uint8_t key[32];
+    pd_core_status_get(b.core, b.now, &s);
+    for (uint32_t i = 0; pd_core_peer_get(b.core, b.now, i, &peer); i++)
+        FUZZ_CHECK(peer.name[PD_NAME_MAX] == 0);
+    for (uint32_t i = 0; pd_core_ckpt(b.core, i, &ckpt); i++)
+        FUZZ_CHECK(i < PD_CKPTS_MAX);
+    (void)pd_core_authors(b.core, authors, 64);
+    box_key(0, key);
+    (void)pd_core_is_member(b.core, key);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
     fuzz_bytes in = {p, n};
-    b.act = ignore;
-    b.lenient = true;
+    b.act = take;
+    clogged = false;
+    failed = (pd_event){.kind = PD_EV_TICK};
+    b.lenient = b.solo = true;
     box_init(&b, 0);
     FUZZ_CHECK(box_open(&b) == PD_OK);
     up(1, 1, false);
@@ -111,11 +140,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
             want((op >> 2) - WANTS);
         } else if (op >> 2) {
             b.now += 250 * (op >> 2);
-            box_step(&b, &(pd_event){.kind = PD_EV_TICK});
+            pd_event e = failed;
+            failed.kind = PD_EV_TICK;
+            box_step(&b, &e);
         } else {
             gradient();
         }
     }
+    if (b.core)
+        look();
     box_finish(&b);
     return 0;
 }

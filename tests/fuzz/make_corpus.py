@@ -335,8 +335,23 @@ def frames_to_core():
     brancha = (b"\x18" + varint(3) + varint(0) + varint(40) + varint(0) + varint(len(part)) + varint(len(part)) + part)
     right = record(8, bytes(range(32)), bytes(16), varint(500), varint(80))
     claim = b"\x08" + varint(0) + varint(1) + varint(len(right)) + right + seal(1)
+    other = b"\x03" + varint(0) + varint(1) + varint(4) + b"\x05\x09\x09\x09" + seal(1)
+    proof = record(4, evidence(key(1), 0, 0, branch(1, b"\x05", seal(1)), branch(1, b"\x06", seal(1))))
+    accuse = b"\x08" + varint(0) + varint(1) + varint(len(proof)) + proof + seal(1)
+    theirs = branch(4, b"\x05\x09\x09\x09", seal(1))
+    fork_of = (b"\x11" + varint(0) + varint(3) + bytes(range(32)), b"\x18" + varint(0) + varint(0) + varint(4) + varint(0)
+               + varint(len(theirs)) + varint(len(theirs)) + theirs)
+    again = b"\x03" + varint(0) + varint(1) + varint(3) + b"\x05\x06\x07" + seal(1)
+    many = b"".join(record(1, bytes([100 + i]) * 32, b"\x00", bytes(8), short(b"n")) for i in range(24))
+    crowd = b"\x08" + varint(0) + varint(1) + varint(len(many)) + many + seal(1)
     tick = bytes([3 | 40 << 2])
     return {
+        "crowd": says(0, frame(crowd)) + tick * 8, "gone": bytes([3 | 62 << 2]) + tick * 3, "pong": says(0, frame(b"\x0f" + bytes(5))) + tick,
+        "twice": says(0, frame(seg)) + tick + says(0, frame(again)) + tick,
+        "grafted": says(0, frame(b"\x07" + varint(2) + varint(0) + varint(4096))) + tick + bytes([3, 3]) + tick * 2
+                   + says(0, frame(b"\x05" + varint(2))) + tick,
+        "conflict": says(0, frame(seg)) + tick + says(0, frame(other)) + tick + says(0, frame(*fork_of)) + tick,
+        "accused": says(0, frame(seg)) + tick + says(0, frame(accuse)) + tick + tick,
         "seg": says(0, frame(seg)) + tick, "more": says(0, frame(more)) + tick, "ctl": says(0, frame(ctl)) + tick,
         "heads": says(0, frame(heads)) + tick + tick, "pull": says(0, frame(pull)) + tick,
         "summary": says(0, frame(summary, vv)) + tick, "ping": says(0, frame(ping)) + tick,
