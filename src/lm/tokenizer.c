@@ -42,19 +42,13 @@ uint32_t tok_find(const pd_tokenizer *t, const char *p, size_t n) {
 }
 
 /* GPT-2's printable spelling of a byte: itself where it is a visible character, else U+0100 and up,
- * in order. */
+ * in order: 0..32 are not visible, 127..160, and 173. */
 static uint32_t spelling_of(unsigned byte) {
-    static const uint8_t visible[][2] = {{33, 126}, {161, 172}, {174, 255}};
-    uint32_t hidden = 0;
-    for (unsigned b = 0, k = 0; b < byte; b++) {
-        while (k < 3 && b > visible[k][1])
-            k++;
-        hidden += k == 3 || b < visible[k][0];
-    }
-    for (unsigned k = 0; k < 3; k++)
-        if (byte >= visible[k][0] && byte <= visible[k][1])
-            return byte;
-    return 256 + hidden;
+    if (byte <= 32)
+        return 256 + byte;
+    if (byte >= 127 && byte <= 160)
+        return 256 + 33 + (byte - 127);
+    return byte == 173 ? 256 + 33 + 34 : byte;
 }
 
 static size_t put_spelling(uint32_t c, char out[2]) { /* c < 0x180: one or two bytes of UTF-8 */

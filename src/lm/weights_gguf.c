@@ -161,6 +161,10 @@ static pd_err read_rope(gguf_weights *w) {
         e = pd_fail(PD_EFORMAT,
                     "%s.rope.dimension_count %" PRIu32 " does not fit heads of %" PRIu32, i->arch,
                     i->rotated, i->head_width);
+    if (!e && i->rotated > PD_ROTATED_MAX) /* scaling fills a divisor for each pair */
+        e = pd_fail(PD_EUNSUPPORTED,
+                    "%" PRIu32 " rotated elements of a head: this engine takes up to %d",
+                    i->rotated, PD_ROTATED_MAX);
     return e ? e : read_scaling(w);
 }
 

@@ -16,7 +16,7 @@ enum { BOX_NODES = 3, BOX_STORES = 8 };
 typedef struct box {
     unsigned index;
     uint8_t key[32];
-    bool lenient;
+    bool lenient, solo; /* solo: it speaks at once */
     pd_core *core;
     pd_ledger *ledger;
     void *arena;
@@ -36,8 +36,8 @@ void box_sign(const uint8_t key[32], const void *msg, size_t n, uint8_t sig[64])
 /* An empty ledger but for the founder's (node 0) control log, which admits the others. */
 void box_init(box *b, unsigned index);
 void box_finish(box *b);
-/* A process: a core from what the ledger holds. */
-void box_open(box *b);
+/* A process: a core from what the ledger holds.  Errors: those of pd_core_open. */
+PD_CHECKED pd_err box_open(box *b);
 /* One event, its actions, and what these make; then all that must hold. */
 void box_step(box *b, const pd_event *e);
 void box_tell(box *b); /* the oldest store that waits */

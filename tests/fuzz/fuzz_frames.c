@@ -180,7 +180,7 @@ static void restart(unsigned i) {
                 cut(2 * (uint64_t)k + 1 + side, false);
             }
     w.at[i].now = w.now;
-    box_open(&w.at[i]);
+    FUZZ_CHECK(box_open(&w.at[i]) == PD_OK);
     step(i, &(pd_event){.kind = PD_EV_TICK});
 }
 
@@ -251,7 +251,7 @@ static void begin(void) {
         box_init(&w.at[i], i);
     }
     for (unsigned i = 0; i < BOX_NODES; i++)
-        box_open(&w.at[i]);
+        FUZZ_CHECK(box_open(&w.at[i]) == PD_OK);
     pass(0);
 }
 

@@ -1,6 +1,7 @@
-/* fuzz_gguf.c - a model file from anywhere: refused, or every name, key and extent lies inside it.
+/* fuzz_gguf.c - a model file from anywhere: refused, or every name, key and extent lies inside it;
+ * and refused as a model, or every tensor that the engine asks for can be read.
  */
-#include "fuzz.h"
+#include "read_weights.h"
 
 #include "peerd/gguf.h"
 #include "peerd/quant.h"
@@ -60,6 +61,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n) {
         FUZZ_CHECK(pd_gguf_tensor(g, t->name) == t);
         FUZZ_CHECK(t->n_dims >= 1 && t->n_dims <= PD_GGUF_DIMS_MAX && t->size_bytes <= n);
         dequantise(t);
+    }
+    pd_weights *w;
+    if (pd_weights_of_gguf(g, &w) == PD_OK) {
+        fuzz_read_weights(w);
+        pd_weights_close(w);
     }
     pd_gguf_digest(g, digest); /* reads every tensor's bytes */
     pd_gguf_close(g);

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """make_corpus.py - the inputs each fuzz target starts from, made anew: sound ones, as their headers draw them.
 
-    make_corpus.py [FOLDER]         corpus/ beside this file by default
+    make_corpus.py [FOLDER]             write them; into corpus/ beside this file by default
+    make_corpus.py --check [FOLDER]     say what a folder holds that is not one of them, and what it lacks; 1 if anything
 
-What a search found worth keeping lies beside them under libFuzzer's own names (a SHA-1), a finding under its own.
+What a search found worth keeping lies beside them under libFuzzer's own name for it, the SHA-1 of its bytes.  Every
+other file is made here, so that it can be made again when a format changes.
 """
 
 import base64
 import hashlib
 import json
+import math
 import os
 import struct
 import sys
@@ -75,6 +78,36 @@ def gguf(keys, tensors, version=3):
     return out + bytes(-len(out) % 32) + data
 
 
+def model(arch, **numbers):
+    """A whole model of one layer, width 4, two heads, a vocabulary of 3."""
+    def u32(key, n):
+        return (f"{arch}.{key}".encode(), 4, struct.pack("<I", n))
+
+    def f32(key, x):
+        return (f"{arch}.{key}".encode(), 6, struct.pack("<f", x))
+
+    def tensor(name, *shape):
+        return (name.encode(), 0, list(shape[::-1]), bytes(i % 64 for i in range(4 * math.prod(shape))))
+
+    fused = arch == "gpt2"
+    counts = {"block_count": 1, "embedding_length": 4, "feed_forward_length": 6, "context_length": 8,
+              "attention.head_count": 2, **numbers}
+    keys = [(b"general.architecture", 8, text(arch.encode())), *(u32(k, n) for k, n in counts.items()),
+            f32("attention.layer_norm_epsilon" if fused else "attention.layer_norm_rms_epsilon", 1e-5)]
+    if not fused:
+        keys += [(b"llama.rope.scaling.type", 8, text(b"linear")), f32("rope.scaling.factor", 2)]
+        shapes = {"attn_norm": [4], "attn_q": [4, 4], "attn_k": [4, 4], "attn_v": [4, 4], "attn_output": [4, 4],
+                  "ffn_norm": [4], "ffn_gate": [6, 4], "ffn_up": [6, 4], "ffn_down": [4, 6]}
+        return gguf(keys, [tensor("token_embd.weight", 3, 4), tensor("output_norm.weight", 4),
+                           *(tensor(f"blk.0.{name}.weight", *shape) for name, shape in shapes.items())])
+    shapes = {"attn_norm": [4], "attn_qkv": [12, 4], "attn_output": [4, 4], "ffn_norm": [4], "ffn_up": [6, 4],
+              "ffn_down": [4, 6]}
+    return gguf(keys, [tensor("token_embd.weight", 3, 4), tensor("position_embd.weight", 8, 4),
+                       tensor("output_norm.weight", 4), tensor("output_norm.bias", 4),
+                       *(tensor(f"blk.0.{name}.weight", *shape) for name, shape in shapes.items()),
+                       *(tensor(f"blk.0.{name}.bias", shape[0]) for name, shape in shapes.items())])
+
+
 def ggufs():
     arch = (b"general.architecture", 8, text(b"llama"))
     count = (b"llama.block_count", 4, struct.pack("<I", 2))
@@ -92,6 +125,7 @@ def ggufs():
     return {
         **quants, "empty": gguf([], []), "keys": gguf([arch, count, tokens, scores, types, flag, f64], []),
         "tensors": gguf([arch], [a, b]), "both": gguf([arch, tokens], [a]), "version2": gguf([arch], [a], 2),
+        "llama": model("llama"), "gpt2": model("gpt2"), "wide_head": model("llama", **{"attention.key_length": 1 << 16}),
     }
 
 
@@ -104,6 +138,47 @@ def safetensors():
         "both": b"\0" + both + b"\n" + bytes(14), "short": b"\0" + both + b"\n" + bytes(13),
         "scalar": b'\0{"s": {"dtype": "I64", "shape": [], "data_offsets": [0, 8]}}\n' + bytes(8),
         "raw": b"\1" + struct.pack("<Q", len(both)) + both + bytes(14), "deep": b'\0{"a":' + b"[" * 1100,
+    }
+
+
+def folder(config, shapes):
+    """fuzz_folder.c: config.json, a 0 byte, the header of model.safetensors."""
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    return json.dumps(config).encode() + b"\0" + json.dumps(header).encode()
+
+
+def folders():
+    """One layer of width 4, two heads, a vocabulary of 3."""
+    def layer(prefix, **shapes):
+        return {f"{prefix}.{name.replace('__', '.')}.weight": shape for name, shape in shapes.items()}
+
+    counts = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8,
+              "vocab_size": 3}
+    llama = {"architectures": ["LlamaForCausalLM"], **counts, "intermediate_size": 6, "num_key_value_heads": 1,
+             "rms_norm_eps": 1e-5, "hidden_act": "silu", "rope_theta": 10000.0, "tie_word_embeddings": True}
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8}
+    block = layer("model.layers.0", input_layernorm=[4], self_attn__q_proj=[4, 4], self_attn__k_proj=[2, 4],
+                  self_attn__v_proj=[2, 4], self_attn__o_proj=[4, 4], post_attention_layernorm=[4],
+                  mlp__gate_proj=[6, 4], mlp__up_proj=[6, 4], mlp__down_proj=[4, 6])
+    ends = {"model.embed_tokens.weight": [3, 4], "model.norm.weight": [4]}
+    norms = {"model.layers.0.self_attn.q_norm.weight": [2], "model.layers.0.self_attn.k_norm.weight": [2]}
+    gpt2 = {"architectures": ["GPT2LMHeadModel"], "n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 8,
+            "vocab_size": 3, "activation_function": "gelu_new"}
+    parts = {"ln_1": ([4], [4]), "attn.c_attn": ([4, 12], [12]), "attn.c_proj": ([4, 4], [4]), "ln_2": ([4], [4]),
+             "mlp.c_fc": ([4, 16], [16]), "mlp.c_proj": ([16, 4], [4])}
+    conv = {f"h.0.{name}.{end}": shape for name, both in parts.items() for end, shape in zip(["weight", "bias"], both)}
+    around = {"wte.weight": [3, 4], "wpe.weight": [8, 4], "ln_f.weight": [4], "ln_f.bias": [4]}
+    return {
+        "llama": folder(llama, {**ends, **block}),
+        "llama3": folder({**llama, "rope_scaling": rope}, {**ends, **block}),
+        "qwen3": folder({**llama, "architectures": ["Qwen3ForCausalLM"], "head_dim": 2}, {**ends, **block, **norms}),
+        "gpt2": folder(gpt2, {**around, **conv}), "missing": folder(llama, ends),
+        "extra": folder(llama, {**ends, **block, "model.extra": [2]}),
     }
 
 
@@ -174,10 +249,70 @@ def says(session, f):
     return bytes([session]) + struct.pack("<H", len(f)) + f
 
 
+def branch(n, chunk, sealed=bytes(64), hashes=b"", tail=b""):
+    return varint(n) + chunk + hashes + tail + sealed
+
+
+def evidence(author, inc, stream, *branches, chunk=0):
+    return author + varint(inc) + bytes([stream]) + varint(chunk) + bytes(32) + b"".join(branches)
+
+
+def evidences():
+    """evidence.h; the author's key is 0, 1, 2, ..."""
+    author, later = bytes(range(32)), branch(4101, bytes(1024), hashes=bytes(64), tail=b"tails")
+    return {"two-bytes": evidence(author, 0, 0, branch(1, b"\x00"), branch(1, b"\x01")),
+            "later-chunks": evidence(author, 3, 1, later, branch(1025, b"\x01"), chunk=1)}
+
+
+def record(kind, *parts):
+    body = b"".join(parts)
+    return bytes([kind]) + varint(len(body)) + body
+
+
+def records():
+    """frame.h, control log."""
+    who, shop = bytes(range(32)), short(b"shop")
+    addr = record(2, b"\x01\x04\x7f\x00\x00\x01", struct.pack("<H", 7433), shop)
+    return {
+        "member": record(1, who, b"\x00", bytes(8), shop),
+        "addr-leave-beacon": addr + record(3, b"\x01", varint(300)) + record(7),
+        "ban-rotate": record(5, who, varint(0), varint(70000), varint(200)) + record(6, who, bytes(64), varint(9)),
+        "evidence-unknown": record(4, evidences()["two-bytes"]) + record(99, b"later"),
+        "ckpt": record(8, bytes(32), bytes(16), varint(5000), varint(300)) + record(1, who, b"\x00", bytes(8), shop),
+    }
+
+
+def items():
+    """frame.h; every kind of item, in six frames."""
+    hello = (b"\x01" + bytes(40) + varint(0) + struct.pack("<HH", 2, 0) + b"\x00" + varint(3) + bytes(16) + varint(100)
+             + bytes(4) + b"\x02")
+    alias = b"\x02" + varint(1) + bytes(range(32)) + varint(0)
+    seg = b"\x03" + varint(0) + varint(0) + short(b"abc") + bytes(64)
+    ctl = b"\x88" + varint(1) + varint(5) + short(b"xy")
+    prune, pull = b"\x05" + varint(2), b"\x06" + varint(2) + varint(0) + varint(1000)
+    graft = b"\x07" + varint(4) + varint(1) + varint(9)
+    heads, vv = b"\x04\x02\x00\x05\x03" + varint(70000), b"\x0a\x00\x02\x02\x01\x00\x09"
+    fork = b"\x10" + varint(2) + varint(900) + b"\x11" + varint(2) + varint(900) + bytes(32)
+    file = b"\x15" + bytes(16) + varint(0) + varint(9) + b"\x16" + bytes(16) + varint(0) + varint(4) + short(b"ab")
+    branches = (b"\x17" + varint(2) + varint(1) + varint(0)
+                + b"\x18" + varint(2) + varint(1) + varint(1030) + varint(0) + varint(7) + short(b"ab"))
+    prefix = (b"\x0b" + varint(4) + varint(1024) + varint(4096) + b"\x0c" + varint(4) + varint(1024) + short(b"xyz")
+              + b"\x0d" + varint(4) + varint(70000))
+    join = b"\x13" + key(9) + bytes(64) + b"\x04\x0a\x00\x00\x01\x09\x1d" + short(b"shop")
+    welcome = b"\x14" + varint(0) + varint(900) + short(b"text")
+    return {
+        "hello": frame(hello, alias), "segments": frame(seg, ctl, prune, pull, graft), "heads-vv": frame(heads, vv),
+        "forks-files": frame(fork, file, branches), "prefix-join": frame(prefix, b"\x0f" + bytes(5), join, welcome),
+        "rest": frame(b"\x09" + bytes(16) + b"\x05\x06", b"\x0e" + bytes(5), b"\x12\x05\x02\x01\x02"),
+    }
+
+
 def frames_to_core():
     """fuzz_frame.c: session 0 is node 1 past its HELLO, whose aliases 0 and 1 are node 1 and node 0."""
-    hello = (b"\x01\x55" + bytes(31) + bytes(8) + varint(0) + struct.pack("<HH", 1, 0) + b"\x00" + varint(3)
-             + bytes(16) + varint(80) + struct.pack("<I", 0) + b"\x02")
+    def hello(proto):
+        return (b"\x01\x55" + bytes(31) + bytes(8) + varint(0) + struct.pack("<HH", proto, 0) + b"\x00" + varint(3)
+                + bytes(16) + varint(80) + struct.pack("<I", 0) + b"\x02")
+
     alias2 = b"\x02" + varint(2) + key(2) + varint(0)
     seg = b"\x03" + varint(0) + varint(1) + varint(3) + b"\x05\x06\x07" + seal(1)
     more = b"\x83" + varint(0) + varint(1) + varint(2) + b"\x05\x06"
@@ -192,14 +327,72 @@ def frames_to_core():
     join = b"\x13" + key(9) + seal(9) + b"\x00" + varint(1) + b"x"
     fileq = b"\x15" + bytes(16) + varint(0) + varint(8000)
     filea = b"\x16" + bytes(16) + varint(0) + varint(3) + varint(3) + b"abc"
+    prefixq, base = b"\x0b" + varint(2) + varint(0) + varint(40), b"\x0d" + varint(2) + varint(8)
+    prefixa = b"\x0c" + varint(2) + varint(0) + varint(3) + b"abc"
+    forkq, forka = b"\x10" + varint(3) + varint(40), b"\x11" + varint(3) + varint(40) + bytes(range(32))
+    branchq = b"\x17" + varint(3) + varint(0) + varint(0)
+    part = branch(40, bytes(40), seal(0))
+    brancha = (b"\x18" + varint(3) + varint(0) + varint(40) + varint(0) + varint(len(part)) + varint(len(part)) + part)
+    right = record(8, bytes(range(32)), bytes(16), varint(500), varint(80))
+    claim = b"\x08" + varint(0) + varint(1) + varint(len(right)) + right + seal(1)
+    other = b"\x03" + varint(0) + varint(1) + varint(4) + b"\x05\x09\x09\x09" + seal(1)
+    proof = record(4, evidence(key(1), 0, 0, branch(1, b"\x05", seal(1)), branch(1, b"\x06", seal(1))))
+    accuse = b"\x08" + varint(0) + varint(1) + varint(len(proof)) + proof + seal(1)
+    theirs = branch(4, b"\x05\x09\x09\x09", seal(1))
+    fork_of = (b"\x11" + varint(0) + varint(3) + bytes(range(32)), b"\x18" + varint(0) + varint(0) + varint(4) + varint(0)
+               + varint(len(theirs)) + varint(len(theirs)) + theirs)
+    again = b"\x03" + varint(0) + varint(1) + varint(3) + b"\x05\x06\x07" + seal(1)
+    many = b"".join(record(1, bytes([100 + i]) * 32, b"\x00", bytes(8), short(b"n")) for i in range(24))
+    crowd = b"\x08" + varint(0) + varint(1) + varint(len(many)) + many + seal(1)
     tick = bytes([3 | 40 << 2])
     return {
+        "crowd": says(0, frame(crowd)) + tick * 8, "gone": bytes([3 | 62 << 2]) + tick * 3, "pong": says(0, frame(b"\x0f" + bytes(5))) + tick,
+        "twice": says(0, frame(seg)) + tick + says(0, frame(again)) + tick,
+        "grafted": says(0, frame(b"\x07" + varint(2) + varint(0) + varint(4096))) + tick + bytes([3, 3]) + tick * 2
+                   + says(0, frame(b"\x05" + varint(2))) + tick,
+        "conflict": says(0, frame(seg)) + tick + says(0, frame(other)) + tick + says(0, frame(*fork_of)) + tick,
+        "accused": says(0, frame(seg)) + tick + says(0, frame(accuse)) + tick + tick,
         "seg": says(0, frame(seg)) + tick, "more": says(0, frame(more)) + tick, "ctl": says(0, frame(ctl)) + tick,
         "heads": says(0, frame(heads)) + tick + tick, "pull": says(0, frame(pull)) + tick,
         "summary": says(0, frame(summary, vv)) + tick, "ping": says(0, frame(ping)) + tick,
-        "bye": says(0, frame(bye)) + tick, "hello": says(1, frame(hello, alias2)) + tick,
+        "bye": says(0, frame(bye)) + tick, "hello": says(1, frame(hello(1), alias2)) + tick,
+        "hello3": says(1, frame(hello(3), alias2)) + tick, "prefix": says(0, frame(prefixq, base, prefixa)) + tick,
+        "forks": says(0, frame(forkq, forka, branchq, brancha)) + tick + tick,
+        "ckpt": says(0, frame(claim)) + tick,
+        "wants": says(0, frame(vv)) + tick + b"".join(bytes([3 | what << 2]) + tick for what in range(56, 64)),
+        "fetches": says(0, frame(vv)) + tick + bytes([3 | 56 << 2]) + tick + says(0, frame(filea)) + tick,
         "guest": says(2, frame(join)) + tick + tick, "files": says(0, frame(fileq, filea)) + tick,
         "speak": says(0, frame(vv)) + tick + bytes([3, 3, 3]) + tick * 4,
+    }
+
+
+def joins():
+    """fuzz_join.c: what follows the manifest in a welcome; the founder is node 0, the newcomer node 2."""
+    def log(i, *records, inc=0):
+        body = b"".join(records)
+        return key(i) + varint(inc) + varint(len(body)) + body + seal(i)
+
+    def member(i):
+        return record(1, key(i), b"\x00", bytes(8), short(b"n"))
+
+    def welcome(switch, *logs):
+        return bytes([switch]) + varint(len(logs)) + b"".join(logs)
+
+    founder = log(0, member(1), member(2))
+    ban = record(5, key(1), varint(0), varint(0), varint(0))
+    addr = record(2, b"\x01" + address4(7), short(b"shop"))
+    proof = evidence(key(1), 0, 0, branch(1, b"\x00", seal(1)), branch(1, b"\x01", seal(1)))
+    own_proof = evidence(key(2), 0, 1, branch(1, b"\x00", seal(2)), branch(1, b"\x01", seal(2)))
+    part = b"\x14" + varint(0) + varint(4) + short(b"\x00\x00")
+    return {
+        "welcome": welcome(126, founder), "pieces": welcome(0, log(1, addr), founder), "nobody": welcome(126),
+        "chain": welcome(126, log(2, addr), log(1, member(2)), log(0, member(1))),
+        "banned": welcome(126, log(0, member(1), member(2), ban), log(1, addr)),
+        "proof": welcome(126, log(0, member(1), member(2), record(4, proof)), log(1, addr)),
+        "own_proof": welcome(126, founder, log(1, record(4, own_proof)), log(2, addr)),
+        "rotated": welcome(126, founder, log(1, record(6, key(3), bytes(64), varint(9))), log(3, addr)),
+        "left": welcome(126, founder, log(1, addr, record(3, b"\x01", varint(3)), record(7))),
+        "frames": b"\x01" + says(0, frame(b"\x0e" + bytes(5), part))[1:] + says(0, frame(b"\x12\x08\x00"))[1:],
     }
 
 
@@ -283,7 +476,7 @@ def targets():
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
         "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora"),
                      "parent": manifest("aligned", parent=True)},
-        "gguf": ggufs(), "safetensors": safetensors(),
+        "gguf": ggufs(), "safetensors": safetensors(), "folder": folders(),
         "tokenizer": {
             "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),
             "llama": tokenizer(3, [(1, b"a"), (1, b"aa"), (3, b"</s>"), (4, b"<tool>")], [], b"aaa<tool>\xff</s>"),
@@ -292,8 +485,8 @@ def targets():
         "tokenizer_json": tokenizer_jsons(),
         "data": {"all": b"\x28" + jsonl, "llama": b"\x2a" + jsonl, "skip": b"\x29not json\n" + jsonl,
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
-        "frame": frames_to_core(), "frames": schedules(),
-        "ckpt": ckpts(),
+        "frame": frames_to_core(), "frames": schedules(), "items": items(), "record": records(),
+        "evidence": evidences(), "join": joins(), "ckpt": ckpts(),
         "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2)},
         "control": {"ask": struct.pack("<H", len(ask)) + ask,
                     "pieces": struct.pack("<H", 9) + ask[:9] + struct.pack("<H", len(ask) - 9) + ask[9:],
@@ -306,7 +499,7 @@ def targets():
     }
 
 
-def main(folder):
+def make(folder):
     for name, inputs in targets().items():
         os.makedirs(os.path.join(folder, name), exist_ok=True)
         for which, content in inputs.items():
@@ -314,5 +507,29 @@ def main(folder):
                 f.write(content)
 
 
+def differences(folder):
+    made = {os.path.join(name, which): content for name, inputs in targets().items() for which, content in inputs.items()}
+    for at, _, files in os.walk(folder):
+        for file in files:
+            name = os.path.relpath(os.path.join(at, file), folder)
+            with open(os.path.join(at, file), "rb") as f:
+                content = f.read()
+            if name not in made and file != hashlib.sha1(content).hexdigest():
+                yield f"{name}: neither made by make_corpus.py nor named by its SHA-1"
+            elif made.pop(name, content) != content:
+                yield f"{name}: not what make_corpus.py makes (run it again)"
+    for name in made:
+        yield f"{name}: missing (run make_corpus.py again)"
+
+
+def check(folder):
+    lines = sorted(differences(folder))
+    print("\n".join(lines) or "as made")
+    return len(lines) > 0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus"))
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+    args = sys.argv[1:]
+    checks = args[:1] == ["--check"]
+    sys.exit((check if checks else make)((args[checks:] or [here])[0]))
