@@ -162,8 +162,9 @@ bool pd_stem_holds(const pd_stem *s, const pd_batch *b);
 /* Run the layers below the stem's, under one side (NULL: the base).  Overwrites what it held. */
 void pd_model_stem(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side, pd_stem *out);
 /* pd_model_forward from there on, of the batch that the stem holds.  The losses are pd_model_forward's, if below the
- * stem's layer each side is as the stem's was: up to rounding, since a product of T rows may run in other blocks than
- * one of 2 T (measured on the models of the tests: equal bits).
+ * stem's layer each side is as the stem's was: bit for bit on one side, whose products are the same; on two up to
+ * rounding, since a product of T rows may run in other blocks than one of 2 T (in f32 with AVX2, on all models of the
+ * tests, the bits are equal, too).
  */
 void pd_model_forward_from(const pd_model *m, pd_work *w, const pd_batch *b, const pd_stem *stem,
                            const pd_adapter *const sides[], unsigned n, pd_loss *out, float *nll);
