@@ -137,6 +137,10 @@ typedef struct pd_work pd_work;
 PD_CHECKED pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned sides, bool backward, pd_work **out);
 void pd_work_close(pd_work *w);
 size_t pd_work_bytes(const pd_work *w);
+/* From now on reverse mode ends at this layer (0 after open): the sink sees none of those below, which saves two of
+ * the three passes that they cost.  Needs a work opened with `backward`.
+ */
+void pd_work_backward_to(pd_work *w, uint32_t layer);
 
 /* Losses of a batch under each side's adapter.  Where positions are learned, no sequence of the batch may be longer
  * than info->context: whoever reads data sees to that (pd_data_opts.max_tokens).

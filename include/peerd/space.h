@@ -41,6 +41,7 @@ typedef struct pd_view pd_view;
 PD_CHECKED pd_err pd_view_open(const pd_space *s, pd_view **out);
 void pd_view_close(pd_view *v);
 const pd_adapter *pd_view_adapter(const pd_view *v);
+const pd_space *pd_view_space(const pd_view *v);
 
 /* Set the view to  a 2^-F + eps z.
  *

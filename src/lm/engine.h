@@ -111,6 +111,7 @@ struct pd_work {
     float *choice_logp;     /* (sides * max_choices) */
     uint32_t max_choices;
     struct pd_reverse *back; /* or NULL */
+    uint32_t lowest;         /* layer where reverse mode ends */
 };
 
 /* One traversal. */

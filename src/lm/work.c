@@ -2,6 +2,7 @@
 #include "engine.h"
 #include "reverse.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -96,6 +97,11 @@ void pd_work_close(pd_work *w) {
         return;
     pd_arena_free(&w->arena);
     free(w);
+}
+
+void pd_work_backward_to(pd_work *w, uint32_t layer) {
+    assert(w->backward && layer < w->n_layers);
+    w->lowest = layer;
 }
 
 size_t pd_work_bytes(const pd_work *w) {

@@ -367,8 +367,10 @@ pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_o
     if (!e)
         e = pd_basis_new(c.info, opts->first_layer, opts->targets,
                          opts->warm_steps ? opts->rank : 0, opts->rank, &b);
-    if (!e)
+    if (!e) {
+        pd_work_backward_to(c.bench.work, opts->first_layer);
         e = stages(&c, b, report);
+    }
     pd_bench_close(&c.bench);
     if (e) {
         pd_basis_free(b);

@@ -211,6 +211,10 @@ const pd_adapter *pd_view_adapter(const pd_view *v) {
     return &v->adapter;
 }
 
+const pd_space *pd_view_space(const pd_view *v) {
+    return v->space;
+}
+
 const pd_lowrank *pd_view_at(const pd_view *v, uint32_t layer, pd_target t) {
     return &v->at[(size_t)layer * PD_TARGETS + t];
 }
