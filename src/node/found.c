@@ -303,7 +303,7 @@ void pd_founding_flags(pd_founding *x, bool model, pd_flag out[PD_FOUNDING_FLAGS
         {"targets", 0, PD_FLAG_TEXT, &x->targets, 0, 0, "LIST",
          "q,k,v,o,gate,up,down or all (default all)"},
         {"layers", 0, PD_FLAG_TEXT, &x->layers, 0, 0, "WHICH",
-         "all, upper (half), or N- (from N on); those below cost probes less (default all)"},
+         "all, upper (half), or N-: from layer N on (default all)"},
         {"warm-steps", 0, PD_FLAG_TEXT, &x->warm_steps, 0, 0, "N",
          "of the start adapter, 0: none (default: chosen)"},
         {"warm-lr", 0, PD_FLAG_REAL, &x->warm_lr, 1e-6, 1, "X",
