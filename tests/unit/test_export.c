@@ -158,8 +158,8 @@ static void check_config(const subject *s) {
     for (uint32_t l = s->manifest.first_layer; layers && l < s->info->n_layers; l++)
         ck_assert_int_eq(cJSON_GetArrayItem(layers, (int)(l - s->manifest.first_layer))->valueint,
                          (int)l);
-    ck_assert(!layers || cJSON_GetArraySize(layers) ==
-                             (int)(s->info->n_layers - s->manifest.first_layer));
+    ck_assert(!layers ||
+              cJSON_GetArraySize(layers) == (int)(s->info->n_layers - s->manifest.first_layer));
     cJSON_Delete(j);
     free(p);
 }
