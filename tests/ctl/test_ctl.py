@@ -528,6 +528,7 @@ class Nodes(unittest.TestCase):
         wait_for("a whole chunk of both", lambda: min(n.status()["step"] for n in (self.alpha, self.beta)) >= 1100)
         end = self.settle()
         self.assertIn("equal: ", self.beta.ctl("verify"))
+        self.check_upper_files()
         self.alpha.ctl("checkpoint")
         wait_for("beta attests it", lambda: "checkpoint" in self.beta.ctl("log", "--author", "beta", "--control"))
         gamma = Node(self.work + "/gamma")
@@ -536,7 +537,6 @@ class Nodes(unittest.TestCase):
         gamma.start("--records", "0")
         gamma.wait_said("is right: its %d records replayed from the base model" % end["records"])
         wait_for("the same model", lambda: gamma.status()["digest"] == end["digest"])
-        self.check_upper_files()
         for node in (self.alpha, self.beta, gamma):
             node.stop()
         run(PEERD, "rebase", self.beta.dir, self.work + "/beta2", *space, "--layers", "3-")
