@@ -33,9 +33,13 @@ static void print_run(const cJSON *r) {
     if (parent)
         printf("parent    %s, with %s records, digest %s\n", ctl_key(ctl_text(parent, "run")),
                ctl_count(ctl_number(parent, "records")), ctl_key(ctl_text(parent, "digest")));
-    printf("space     %s, rank %s, %s coordinates; rule %s\n", ctl_or_dash(ctl_text(space, "kind")),
-           ctl_count(ctl_number(space, "rank")), ctl_count(ctl_number(space, "coords")),
-           ctl_or_dash(ctl_text(r, "rule")));
+    text[0] = 0;
+    if (ctl_number(space, "first_layer") > 0)
+        snprintf(text, sizeof text, " from layer %s on",
+                 ctl_count(ctl_number(space, "first_layer")));
+    printf("space     %s, rank %s, %s coordinates%s; rule %s\n",
+           ctl_or_dash(ctl_text(space, "kind")), ctl_count(ctl_number(space, "rank")),
+           ctl_count(ctl_number(space, "coords")), text, ctl_or_dash(ctl_text(r, "rule")));
     bool thin = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(r, "thin"));
     snprintf(text, sizeof text, "%s  %s, %s%s%s, up %s", ctl_key(ctl_text(r, "key")),
              ctl_or_dash(ctl_text(r, "name")), listen ? "listening on " : "which cannot be dialled",

@@ -13,8 +13,10 @@
  * nobody but the founder needs a backward pass.  The file's BLAKE2b-256 stands in the manifest.
  * File, little-endian:
  *
- *   "PDBASIS1" | n_layers u32 | targets u32 (bit t: target t) | start rank r1 u32 | rank r2 u32
- *   per layer, per target of the mask:  out u32 | in u32
+ *   "PDBASIS1" | n_layers u32 |, or where layers below a first one are not trained
+ *   "PDBASIS2" | n_layers u32 | first_layer u32 (1 .. n_layers - 1) |
+ *       targets u32 (bit t: target t) | start rank r1 u32 | rank r2 u32
+ *   per layer from the first on, per target of the mask:  out u32 | in u32
  *       | r1 x (scale f32, out x i8) | r1 x (scale f32, in x i8)
  *       | r1*r1 x f32 (C1, row i = left vector i)
  *       | r2 x (scale f32, out x i8) | r2 x (scale f32, in x i8) | r2*r2 x f32 (D2, as C1)
@@ -32,14 +34,17 @@ typedef struct pd_basis_matrix {
 } pd_basis_matrix;
 
 typedef struct pd_basis {
-    uint32_t n_layers, targets, r1, r2;
-    pd_basis_matrix *at; /* (n_layers * PD_TARGETS); out = 0 where the mask has no bit */
+    uint32_t n_layers, first_layer, targets, r1, r2;
+    pd_basis_matrix *at; /* (n_layers * PD_TARGETS); out = 0 below the first layer and where the
+                            mask has no bit */
 } pd_basis;
 
-/* An empty basis for a model: all zero, every scale one.  Errors: PD_ENOMEM, PD_EUSAGE (rank
- * outside 1..PD_RANK_MAX, no target), PD_EMISMATCH (a target that the model has not). */
-PD_CHECKED pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1,
-                               uint32_t r2, pd_basis **out);
+/* An empty basis for the layers of a model from first_layer on: all zero, every scale one.
+ * Errors: PD_ENOMEM, PD_EUSAGE (rank outside 1..PD_RANK_MAX, no target, no layer left),
+ * PD_EMISMATCH (a target that the model has not).
+ */
+PD_CHECKED pd_err pd_basis_new(const pd_model_info *info, uint32_t first_layer, uint32_t targets,
+                               uint32_t r1, uint32_t r2, pd_basis **out);
 void pd_basis_free(pd_basis *b);
 
 /* Round a vector to int8 with one scale, in place: x becomes what a reader of the file will see. */

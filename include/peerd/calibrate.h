@@ -33,15 +33,16 @@ enum { PD_WARM_CHOOSE = -1, PD_WARM_STEPS_MAX = 16 };
 
 typedef struct pd_calibrate_opts {
     uint32_t rank, targets;
-    int warm_steps;      /* steps of the start adapter, PD_WARM_CHOOSE, or 0 for none */
-    float warm_lr;       /* of Adam */
-    float whiten;        /* D2 = (variance between records)^(-whiten / 2); 0: all alike */
-    unsigned groups;     /* batch gradients stacked for the second basis */
-    uint32_t max_tokens; /* of one backward pass: bounds memory */
+    uint32_t first_layer; /* the basis has no matrix below it */
+    int warm_steps;       /* steps of the start adapter, PD_WARM_CHOOSE, or 0 for none */
+    float warm_lr;        /* of Adam */
+    float whiten;         /* D2 = (variance between records)^(-whiten / 2); 0: all alike */
+    unsigned groups;      /* batch gradients stacked for the second basis */
+    uint32_t max_tokens;  /* of one backward pass: bounds memory */
     uint64_t seed;
 } pd_calibrate_opts;
-extern const pd_calibrate_opts
-    pd_calibrate_defaults; /* rank 4, all targets, chosen steps, 5e-3, whiten 1, 4 groups, 1,024 tokens */
+extern const pd_calibrate_opts pd_calibrate_defaults; /* rank 4, all targets, chosen steps, 5e-3,
+                                                         whiten 1, 4 groups, 1,024 tokens */
 
 typedef struct pd_calibrate_report {
     double loss_before,

@@ -9,7 +9,7 @@
  *
  *   base.arch base.digest base.name base.tokenizer   the model: architecture, digest, name,
  *                                                    tokenizer's digest
- *   format                                           1; 2 with a parent
+ *   format                                           1; 2 with a parent; 3 with a first layer
  *   founder nonce                                    key, salt
  *   parent.digest parent.records parent.run          only of a run that goes on from another one
  *                                                    (base: that one's base with its adapter)
@@ -18,6 +18,8 @@
  *   rule                                             sum
  *   schedule.kind schedule.lr_min_u40 schedule.lr_u40 schedule.records
  *   space.kind space.coords space.rank space.targets space.unit_bits
+ *   space.first_layer                                only where it is not 0: the layers below it
+ *                                                    carry no coordinates
  *   space.basis space.basis_bytes                    aligned only
  *   space.alpha space.seed                           lora only
  *
@@ -41,7 +43,7 @@ typedef enum pd_schedule_kind {
     PD_SCHEDULE_COSINE
 } pd_schedule_kind;
 
-enum { PD_MANIFEST_MAX = 4096, PD_MANIFEST_FORMAT = 2 };
+enum { PD_MANIFEST_MAX = 4096, PD_MANIFEST_FORMAT = 3 };
 #define PD_COORDS_MAX (UINT64_C(1) << 34)
 #define PD_BASIS_MAX  (UINT64_C(1) << 30)
 
@@ -53,6 +55,7 @@ typedef struct pd_manifest {
     uint32_t rank;            /* 1..64 */
     uint32_t alpha;           /* lora: dW = alpha / rank * B A; 0 for aligned */
     uint32_t targets;         /* bit t: target t (pd_target) is trained */
+    uint32_t first_layer;     /* layers [first_layer, L) are trained, those below are the base's */
     uint8_t basis_digest[32]; /* aligned: BLAKE2b-256 of the basis file */
     uint64_t basis_bytes;     /* aligned: its size; 0 for lora */
     uint8_t seed[32];         /* lora: seed of A_0; zero for aligned */

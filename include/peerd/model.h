@@ -137,6 +137,10 @@ typedef struct pd_work pd_work;
 PD_CHECKED pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned sides, bool backward, pd_work **out);
 void pd_work_close(pd_work *w);
 size_t pd_work_bytes(const pd_work *w);
+/* From now on reverse mode ends at this layer (0 after open): the sink sees none of those below, which saves two of
+ * the three passes that they cost.  Needs a work opened with `backward`.
+ */
+void pd_work_backward_to(pd_work *w, uint32_t layer);
 
 /* Losses of a batch under each side's adapter.  Where positions are learned, no sequence of the batch may be longer
  * than info->context: whoever reads data sees to that (pd_data_opts.max_tokens).
@@ -147,6 +151,27 @@ size_t pd_work_bytes(const pd_work *w);
  */
 void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *const sides[], unsigned n,
                       pd_loss *out, float *nll);
+
+/* The lower layers' part of a batch, made once: the residual stream (T, C) at the start of `layer`.  Probes that differ
+ * from there on alone (space.h) begin with it, both sides of all probes of the batch: K of them cost l/L + 2 K (1 - l/L)
+ * forward passes instead of 2 K.
+ *
+ * Errors: PD_EUSAGE (layer outside 1 .. L - 1), PD_ENOMEM.
+ */
+typedef struct pd_stem pd_stem;
+PD_CHECKED pd_err pd_stem_open(const pd_model *m, uint32_t max_tokens, uint32_t layer, pd_stem **out);
+void pd_stem_close(pd_stem *s);
+/* Was it made of this batch, which has not changed since? */
+bool pd_stem_holds(const pd_stem *s, const pd_batch *b);
+/* Run the layers below the stem's, under one side (NULL: the base).  Overwrites what it held. */
+void pd_model_stem(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side, pd_stem *out);
+/* pd_model_forward from there on, of the batch that the stem holds.  The losses are pd_model_forward's, if below the
+ * stem's layer each side is as the stem's was: bit for bit on one side, whose products are the same; on two up to
+ * rounding, since a product of T rows may run in other blocks than one of 2 T (in f32 with AVX2, on all models of the
+ * tests, the bits are equal, too).
+ */
+void pd_model_forward_from(const pd_model *m, pd_work *w, const pd_batch *b, const pd_stem *stem,
+                           const pd_adapter *const sides[], unsigned n, pd_loss *out, float *nll);
 
 /* Loss and its gradient through one side.  For each target matrix that the family has, in backward order, `sink` sees
  * what its gradient is made of:  dL/dW = dy^T x  (out, in), L = loss sum / units, both matrices row-major over the T rows of the batch.

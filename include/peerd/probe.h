@@ -6,7 +6,8 @@
  *   g = (L(a + eps z) - L(a - eps z)) / (2 eps)                      z in {-1, +1}^d: simultaneous
  * perturbation [1], [2]
  *
- * Both sides are computed in one traversal (model.h).
+ * Both sides are computed in one traversal (model.h).  Where the space leaves the lower layers
+ * alone (pd_space_first_layer) those are run once a batch, for both sides of all its probes.
  *
  * [1] Spall 1992, Multivariate stochastic approximation using a simultaneous perturbation gradient
  * approximation, doi 10.1109/9.119632 [2] Malladi et al. 2023, Fine-tuning language models with
@@ -22,6 +23,7 @@ typedef struct pd_prober {
     pd_bench *bench; /* two sides; its batch is what is probed */
     const pd_space *space;
     pd_view *plus, *minus;
+    pd_stem *stem; /* of the bench's batch; NULL where every layer is trained */
 } pd_prober;
 
 PD_CHECKED pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out);

@@ -2,13 +2,15 @@
  *
  *   data > tokens > LOSS PAIR > byte > ledger > gossip > REPLAY > WEIGHTS
  *
- *   aligned   C_t = a_t (r, r) per target matrix:   dW_t = U1 C1 V1 + U2 (D2 . a_t) V2    coordinate
+ *   aligned   C_t = a_t (r, r) per target matrix:   dW_t = U1 C1 V1 + U2 (D2 . a_t) V2 coordinate
  * (i, j): left i, right j lora      A_t = A0_t + a (r, in), B_t = a (r, out):  dW_t = alpha / r
  * B_t^T A_t    A's coordinates first, then B's
  *
- * Matrices follow each other by layer, then target.  a counts units of 2^-F.  The base is never
- * written; a space only makes adapters (model.h).  LoRA's A0 is uniform in +-1/sqrt(in), from the
- * manifest's seed and the matrix's number [1].
+ * Matrices follow each other by layer, from the run's first on, then target.  Below the first layer
+ * every adapter of the space is empty, so what is made of a batch there is the same at every a.
+ *
+ * a counts units of 2^-F.  The base is never written; a space only makes adapters (model.h). LoRA's
+ * A0 is uniform in +-1/sqrt(in), from the manifest's seed and the matrix's number [1].
  *
  * [1] Hu et al. 2021, LoRA, 2106.09685 (B0 = 0, factor alpha / r)
  */
@@ -20,23 +22,26 @@
 
 typedef struct pd_space pd_space;
 
-/* Number of coordinates of a space over a model. */
-uint64_t pd_space_size(pd_space_kind kind, uint32_t rank, uint32_t targets,
-                       const pd_model_info *info);
+/* Number of coordinates of the space that a manifest describes over a model: of its kind, rank,
+ * targets and first layer, a layer of the model. */
+uint64_t pd_space_size(const pd_manifest *m, const pd_model_info *info);
 
 /* Open the space a manifest describes.  basis: aligned only, borrowed for the space's life.
- * Errors: PD_EMISMATCH (basis, rank, targets or coordinate count do not fit the model), PD_ENOMEM.
+ * Errors: PD_EMISMATCH (basis, rank, targets, first layer or coordinate count do not fit the
+ * model), PD_ENOMEM.
  */
 PD_CHECKED pd_err pd_space_open(const pd_manifest *m, const pd_model_info *info,
                                 const pd_basis *basis, pd_space **out);
 void pd_space_close(pd_space *s);
 uint64_t pd_space_coords(const pd_space *s);
+uint32_t pd_space_first_layer(const pd_space *s);
 
 /* Memory of one adapter of the space. */
 typedef struct pd_view pd_view;
 PD_CHECKED pd_err pd_view_open(const pd_space *s, pd_view **out);
 void pd_view_close(pd_view *v);
 const pd_adapter *pd_view_adapter(const pd_view *v);
+const pd_space *pd_view_space(const pd_view *v);
 
 /* Set the view to  a 2^-F + eps z.
  *

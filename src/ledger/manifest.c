@@ -27,15 +27,16 @@ typedef struct field {
     field_kind kind;
     size_t at, size;          /* in pd_manifest; size of HEX and TEXT */
     const char *const *words; /* WORD: the enumeration's names; CONSTANT: the one value;
-                                 FORMAT: without and with a parent */
+                                 FORMAT: as index_of_format */
     int when;                 /* written only for this space, or as below */
 } field;
-enum { ALWAYS = -1, WITH_PARENT = -2 };
+enum { ALWAYS = -1, WITH_PARENT = -2, WITH_FIRST_LAYER = -3 };
+enum { LAYERS_MAX = 1024 }; /* of a model (weights.c) */
 
 static const char *const spaces[] = {"aligned", "lora", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const targets[] = {"q", "k", "v", "o", "gate", "up", "down", NULL};
-static const char *const formats[] = {"1", "2", NULL};
+static const char *const formats[] = {"1", "2", "3", NULL};
 static const char *const rules[] = {"sum", NULL};
 
 #define AT(member) offsetof(pd_manifest, member), sizeof((pd_manifest *)0)->member
@@ -64,6 +65,7 @@ static const field fields[] = {
     {"space.basis", F_HEX, AT(basis_digest), NULL, PD_SPACE_ALIGNED},
     {"space.basis_bytes", F_U64, AT(basis_bytes), NULL, PD_SPACE_ALIGNED},
     {"space.coords", F_U64, AT(n_coords), NULL, ALWAYS},
+    {"space.first_layer", F_U32, AT(first_layer), NULL, WITH_FIRST_LAYER},
     {"space.kind", F_WORD, AT(space), spaces, ALWAYS},
     {"space.rank", F_U32, AT(rank), NULL, ALWAYS},
     {"space.seed", F_HEX, AT(seed), NULL, PD_SPACE_LORA},
@@ -92,6 +94,11 @@ bool pd_manifest_has_parent(const pd_manifest *m) {
 }
 
 /* ---- writing ---- */
+
+/* The oldest that can say it, so that older peerds read what they can. */
+static uint32_t index_of_format(const pd_manifest *m) {
+    return m->first_layer ? 2 : pd_manifest_has_parent(m);
+}
 
 static void write_text(const char *text, size_t room, char *out) {
     size_t i = 0;
@@ -131,8 +138,8 @@ static void write_value(const pd_manifest *m, const field *f, char out[72]) {
     case F_CONSTANT:
         snprintf(out, 72, "%s", f->words[0]);
         break;
-    case F_FORMAT: /* the oldest that can say it, so that older peerds read what they can */
-        snprintf(out, 72, "%s", f->words[pd_manifest_has_parent(m)]);
+    case F_FORMAT:
+        snprintf(out, 72, "%s", f->words[index_of_format(m)]);
         break;
     }
 }
@@ -140,6 +147,8 @@ static void write_value(const pd_manifest *m, const field *f, char out[72]) {
 static bool is_written(const pd_manifest *m, const field *f) {
     if (f->when == WITH_PARENT)
         return pd_manifest_has_parent(m);
+    if (f->when == WITH_FIRST_LAYER)
+        return m->first_layer != 0;
     return f->when == ALWAYS || f->when == (int)m->space;
 }
 
@@ -328,6 +337,8 @@ static pd_err check_space(const pd_manifest *m) {
         return outside("the rank", "1 to 64");
     if (m->targets < 1 || m->targets >= 1U << (sizeof targets / sizeof *targets - 1))
         return outside("the targets", "at least one of q k v o gate up down");
+    if (m->first_layer >= LAYERS_MAX)
+        return outside("the first layer", "below 1024");
     if (m->unit_bits < 8 || m->unit_bits > 30)
         return outside("the unit bits", "8 to 30");
     if (m->n_coords < 1 || m->n_coords > PD_COORDS_MAX)

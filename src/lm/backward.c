@@ -304,7 +304,8 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     pd_run_embed(&r);
     pd_run_norm(&r, 0);
     for (uint32_t l = 0; l < m->info.n_layers; l++) {
-        memcpy(v->kept + l * stream, w->x, stream * sizeof(float));
+        if (l >= w->lowest)
+            memcpy(v->kept + l * stream, w->x, stream * sizeof(float));
         pd_run_attention(&r, l);
         pd_run_ffn(&r, l, true);
     }
@@ -313,7 +314,7 @@ void pd_model_backward(const pd_model *m, pd_work *w, const pd_batch *b, const p
     pd_head_backward(&r, b, v->dx);
     r.lse = v->lse;
     r.raw = v->raw;
-    for (uint32_t l = m->info.n_layers; l-- > 0;) {
+    for (uint32_t l = m->info.n_layers; l-- > w->lowest;) {
         const float *kept = v->kept + l * stream;
         memcpy(w->x, kept, stream * sizeof(float));
         pd_run_norm(&r, l);

@@ -47,6 +47,7 @@ void pd_batch_close(pd_batch *b) {
 void pd_batch_clear(pd_batch *b) {
     b->n_tokens = b->n_seqs = b->n_scored = b->n_items = b->n_choices = b->n_singles = b->n_units =
         0;
+    b->edition++;
 }
 
 /* Append one sequence; returns how many of its tokens are scored.  A first token has nothing before
@@ -96,6 +97,7 @@ bool pd_batch_add(pd_batch *b, const pd_example *e) {
     }
     b->n_units += choice ? 1 : it.n_scored;
     b->items[b->n_items++] = it;
+    b->edition++;
     return true;
 }
 

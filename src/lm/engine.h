@@ -69,6 +69,14 @@ struct pd_batch {
     uint32_t *choices;       /* wide: scored tokens of each choice; one-token: its token */
     uint32_t max_choices;
     uint32_t *single_row; /* (max_items) last row of each one-token choice record */
+    uint64_t edition;     /* grows with every change: what was made of an older one is stale */
+};
+
+struct pd_stem {
+    uint32_t layer, width, max_tokens;
+    const pd_batch *batch; /* what x was made of, and which edition of it; NULL: of nothing yet */
+    uint64_t edition;
+    float *x; /* (max_tokens, C) the residual stream at the start of `layer` */
 };
 
 typedef struct pd_task { /* queries of one sequence against the keys before them */
@@ -103,6 +111,7 @@ struct pd_work {
     float *choice_logp;     /* (sides * max_choices) */
     uint32_t max_choices;
     struct pd_reverse *back; /* or NULL */
+    uint32_t lowest;         /* layer where reverse mode ends */
 };
 
 /* One traversal. */
@@ -119,7 +128,8 @@ typedef struct pd_run {
 } pd_run;
 
 /* The angles of positions 0 .. n-1. */
-/* Memory that reverse mode adds to a model's weights, into its info; is as much as all of them take available? */
+/* Memory that reverse mode adds to a model's weights, into its info; is as much as all of them take
+ * available? */
 PD_CHECKED pd_err pd_reverse_fits(pd_model *m, uint64_t available);
 /* The same with what this machine has. */
 PD_CHECKED pd_err pd_room_for_reverse(pd_model *m);
@@ -130,7 +140,7 @@ void pd_run_norm(const pd_run *r, uint32_t layer);           /* h = the layer's 
 void pd_run_attention(const pd_run *r, uint32_t layer);      /* h -> x += O(..) */
 void pd_run_ffn(const pd_run *r, uint32_t layer, bool down); /* h -> gu, act; down: x += D act */
 void pd_run_tasks(pd_work *w, const pd_seq *seqs, uint32_t n_seqs, uint32_t tokens, uint32_t sides);
-void pd_run_body(const pd_run *r); /* embedding and all layers: x */
+void pd_run_layers(const pd_run *r, uint32_t from, uint32_t to); /* x through layers [from, to) */
 
 /* Log-probabilities of the batch's predictions from x: w->hit and w->choice_logp. */
 void pd_head_forward(const pd_run *r, const pd_batch *b);

@@ -269,10 +269,9 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
     }
 }
 
-void pd_run_body(const pd_run *r) {
-    pd_run_embed(r);
-    pd_run_norm(r, 0);
-    for (uint32_t l = 0; l < r->m->info.n_layers; l++) {
+void pd_run_layers(const pd_run *r, uint32_t from, uint32_t to) {
+    pd_run_norm(r, from);
+    for (uint32_t l = from; l < to; l++) {
         pd_run_attention(r, l);
         pd_run_ffn(r, l, true);
     }
@@ -297,13 +296,10 @@ void pd_run_tasks(pd_work *w, const pd_seq *seqs, uint32_t n_seqs, uint32_t toke
         }
 }
 
-void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b,
-                      const pd_adapter *const sides[], unsigned n, pd_loss *out, float *nll) {
+/* A traversal of a batch for n sides, its tasks laid out. */
+static pd_run run_of(const pd_model *m, pd_work *w, const pd_batch *b,
+                     const pd_adapter *const sides[], unsigned n) {
     assert(n >= 1 && n <= w->sides && b->n_tokens <= w->max_tokens && w->width == m->info.width);
-    for (unsigned s = 0; s < n; s++)
-        out[s] = (pd_loss){0};
-    if (b->n_tokens == 0)
-        return;
     pd_run r = {.m = m,
                 .w = w,
                 .tokens = b->n_tokens,
@@ -315,8 +311,52 @@ void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b,
     for (unsigned s = 0; s < n; s++)
         r.side[s] = sides ? sides[s] : NULL;
     pd_run_tasks(w, b->seqs, b->n_seqs, b->n_tokens, n);
-    pd_run_body(&r);
-    pd_head_forward(&r, b);
+    return r;
+}
+
+static void losses(const pd_run *r, const pd_batch *b, pd_loss *out, float *nll) {
+    pd_head_forward(r, b);
+    for (unsigned s = 0; s < r->n_sides; s++)
+        pd_head_loss(r->w, b, s, &out[s], s == 0 ? nll : NULL);
+}
+
+void pd_model_forward(const pd_model *m, pd_work *w, const pd_batch *b,
+                      const pd_adapter *const sides[], unsigned n, pd_loss *out, float *nll) {
     for (unsigned s = 0; s < n; s++)
-        pd_head_loss(w, b, s, &out[s], s == 0 ? nll : NULL);
+        out[s] = (pd_loss){0};
+    if (b->n_tokens == 0)
+        return;
+    pd_run r = run_of(m, w, b, sides, n);
+    pd_run_embed(&r);
+    pd_run_layers(&r, 0, m->info.n_layers);
+    losses(&r, b, out, nll);
+}
+
+void pd_model_stem(const pd_model *m, pd_work *w, const pd_batch *b, const pd_adapter *side,
+                   pd_stem *out) {
+    assert(out->layer < m->info.n_layers && out->width == m->info.width &&
+           b->n_tokens <= out->max_tokens);
+    if (b->n_tokens > 0) {
+        pd_run r = run_of(m, w, b, &side, 1);
+        pd_run_embed(&r);
+        pd_run_layers(&r, 0, out->layer);
+        memcpy(out->x, w->x, (size_t)b->n_tokens * out->width * sizeof *out->x);
+    }
+    out->batch = b;
+    out->edition = b->edition;
+}
+
+void pd_model_forward_from(const pd_model *m, pd_work *w, const pd_batch *b, const pd_stem *stem,
+                           const pd_adapter *const sides[], unsigned n, pd_loss *out, float *nll) {
+    assert(pd_stem_holds(stem, b) && stem->width == m->info.width);
+    for (unsigned s = 0; s < n; s++)
+        out[s] = (pd_loss){0};
+    if (b->n_tokens == 0)
+        return;
+    pd_run r = run_of(m, w, b, sides, n);
+    size_t stream = (size_t)b->n_tokens * stem->width;
+    for (unsigned s = 0; s < n; s++)
+        memcpy(w->x + s * stream, stem->x, stream * sizeof *stem->x);
+    pd_run_layers(&r, stem->layer, m->info.n_layers);
+    losses(&r, b, out, nll);
 }

@@ -2,6 +2,7 @@
 #include "engine.h"
 #include "reverse.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -98,6 +99,42 @@ void pd_work_close(pd_work *w) {
     free(w);
 }
 
+void pd_work_backward_to(pd_work *w, uint32_t layer) {
+    assert(w->backward && layer < w->n_layers);
+    w->lowest = layer;
+}
+
 size_t pd_work_bytes(const pd_work *w) {
     return w->arena.used_bytes;
+}
+
+pd_err pd_stem_open(const pd_model *m, uint32_t max_tokens, uint32_t layer, pd_stem **out) {
+    if (layer < 1 || layer >= m->info.n_layers)
+        return pd_fail(PD_EUSAGE,
+                       "layer %u is none of 1 to %u, from which a model of %u layers can go on",
+                       layer, m->info.n_layers - 1, m->info.n_layers);
+    pd_stem *s = calloc(1, sizeof *s);
+    if (s)
+        s->x = malloc((size_t)max_tokens * m->info.width * sizeof *s->x);
+    if (!s || !s->x) {
+        pd_stem_close(s);
+        return pd_fail(PD_ENOMEM, "no memory for the lower layers' output of %u tokens",
+                       max_tokens);
+    }
+    s->layer = layer;
+    s->width = m->info.width;
+    s->max_tokens = max_tokens;
+    *out = s;
+    return PD_OK;
+}
+
+void pd_stem_close(pd_stem *s) {
+    if (!s)
+        return;
+    free(s->x);
+    free(s);
+}
+
+bool pd_stem_holds(const pd_stem *s, const pd_batch *b) {
+    return s->batch == b && s->edition == b->edition;
 }

@@ -32,6 +32,7 @@ static void add_run(const pd_site *s, cJSON *reply) {
                             s->manifest.space == PD_SPACE_ALIGNED ? "aligned" : "lora");
     pd_json_count(space, "rank", s->manifest.rank);
     pd_json_count(space, "coords", s->manifest.n_coords);
+    pd_json_count(space, "first_layer", s->manifest.first_layer);
     cJSON_AddStringToObject(reply, "rule", "sum");
     if (!pd_manifest_has_parent(&s->manifest))
         return;

@@ -25,7 +25,7 @@ const char *const pd_export_gguf_names[PD_TARGETS] = {
 typedef struct adapter {
     const pd_model_info *info;
     const pd_view *view;
-    uint32_t targets, rank;
+    uint32_t first_layer, targets, rank;
     uint32_t (*qk_row)(uint32_t o, uint32_t width); /* ours that becomes row o; NULL: o itself */
 } adapter;
 
@@ -37,10 +37,10 @@ typedef struct tensor {
 } tensor;
 
 static adapter adapter_of(const pd_model_info *info, const pd_manifest *m, const pd_view *v) {
-    adapter a = {.info = info, .view = v, .targets = m->targets};
+    adapter a = {.info = info, .view = v, .first_layer = m->first_layer, .targets = m->targets};
     for (uint32_t t = 0; t < PD_TARGETS && !a.rank; t++)
         if (m->targets >> t & 1)
-            a.rank = pd_view_at(v, 0, (pd_target)t)->rank;
+            a.rank = pd_view_at(v, m->first_layer, (pd_target)t)->rank;
     assert(a.rank); /* a manifest has a target */
     return a;
 }
@@ -51,7 +51,7 @@ static adapter adapter_of(const pd_model_info *info, const pd_manifest *m, const
 static bool next_tensor(const adapter *a, uint32_t *i, tensor *out) {
     for (; *i < a->info->n_layers * PD_TARGETS * 2; (*i)++) {
         pd_target t = (pd_target)(*i / 2 % PD_TARGETS);
-        if (!(a->targets >> t & 1))
+        if (*i / 2 / PD_TARGETS < a->first_layer || !(a->targets >> t & 1))
             continue;
         uint32_t rows, cols;
         pd_model_shape(a->info, t, &rows, &cols);
@@ -178,6 +178,10 @@ static pd_err write_config(const char *path, const adapter *a, const char *base_
         if (a->targets >> t & 1)
             cJSON_AddItemToArray(modules,
                                  cJSON_CreateString(strchr(pd_export_hf_names[t], '.') + 1));
+    /* Without it PEFT would put fresh matrices into the layers that the file has none for. */
+    cJSON *layers = a->first_layer ? cJSON_AddArrayToObject(j, "layers_to_transform") : NULL;
+    for (uint32_t l = a->first_layer; layers && l < a->info->n_layers; l++)
+        cJSON_AddItemToArray(layers, cJSON_CreateNumber(l));
     char *text = cJSON_Print(j);
     cJSON_Delete(j);
     if (!text)

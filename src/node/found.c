@@ -12,6 +12,7 @@
 pd_founding pd_founding_of_defaults(void) {
     return (pd_founding){.space = "aligned",
                          .targets = "all",
+                         .layers = "all",
                          .schedule = "constant",
                          .warm_steps = "auto",
                          .local = pd_local_of_defaults(),
@@ -58,6 +59,27 @@ static pd_err parse_targets(const char *text, uint32_t *mask) {
     return PD_OK;
 }
 
+/* all, upper (half) or N-, of a model of n layers. */
+static pd_err parse_layers(const char *text, uint32_t n, uint32_t *first) {
+    char *end = NULL;
+    unsigned long from = *text >= '0' && *text <= '9' ? strtoul(text, &end, 10) : 0;
+    if (end && strcmp(end, "-") == 0) {
+        if (from >= n)
+            return pd_fail(PD_EUSAGE, "--layers %s: this model's layers are 0 to %u", text, n - 1);
+        *first = (uint32_t)from;
+    } else if (strcmp(text, "upper") == 0) {
+        *first = n / 2;
+    } else if (strcmp(text, "all") == 0) {
+        *first = 0;
+    } else {
+        return pd_fail(PD_EUSAGE,
+                       "--layers takes all, upper (the upper half), or N- (from layer N "
+                       "on, counted from 0), not '%s'",
+                       text);
+    }
+    return PD_OK;
+}
+
 static pd_err parse_words(pd_founding *x) {
     pd_manifest *m = &x->manifest;
     if (strcmp(x->space, "aligned") == 0)
@@ -84,7 +106,8 @@ static pd_err parse_words(pd_founding *x) {
         return pd_fail(
             PD_EUSAGE,
             "--calibrate is missing: an aligned space is made from a few public records");
-    return parse_targets(x->targets, &m->targets);
+    pd_err e = parse_layers(x->layers, UINT32_MAX, &m->first_layer); /* again with the model */
+    return e ? e : parse_targets(x->targets, &m->targets);
 }
 
 static pd_err open_inputs(pd_founding *x) {
@@ -104,7 +127,7 @@ static pd_err open_inputs(pd_founding *x) {
     return e ? e : pd_base_check_vocab(x->base, x->tokenizer, x->model);
 }
 
-/* The model may lack a target matrix, and learned positions end. */
+/* The model may lack a target matrix or a layer, and learned positions end. */
 static pd_err fit_to_model(pd_founding *x) {
     const pd_model_info *info = pd_model_info_of(x->model);
     uint32_t have = pd_model_targets(info), *targets = &x->manifest.targets;
@@ -123,7 +146,7 @@ static pd_err fit_to_model(pd_founding *x) {
                        "a record of %u tokens is longer than this model's %u positions: set "
                        "--batch-tokens %u",
                        longest, info->context, info->context);
-    return PD_OK;
+    return parse_layers(x->layers, info->n_layers, &x->manifest.first_layer);
 }
 
 static pd_err calibrate(pd_founding *x) {
@@ -131,6 +154,7 @@ static pd_err calibrate(pd_founding *x) {
     pd_calibrate_report r;
     opts.rank = x->rank;
     opts.targets = x->manifest.targets;
+    opts.first_layer = x->manifest.first_layer;
     opts.groups = x->groups;
     opts.warm_lr = (float)x->warm_lr;
     opts.whiten = (float)x->whiten;
@@ -209,7 +233,7 @@ static void describe_run(pd_founding *x, const pd_identity *founder) {
     m->rank = x->rank;
     m->alpha = m->space == PD_SPACE_LORA ? x->alpha : 0;
     m->unit_bits = 26;
-    m->n_coords = pd_space_size(m->space, m->rank, m->targets, info);
+    m->n_coords = pd_space_size(m, info);
     m->decay_records = m->schedule == PD_SCHEDULE_CONSTANT ? 0 : x->decay;
     m->seal_bytes_per_s = x->seal_bytes;
     m->rate_max = x->rate;
@@ -278,6 +302,8 @@ void pd_founding_flags(pd_founding *x, bool model, pd_flag out[PD_FOUNDING_FLAGS
          "lora's factor times its rank (default 16)"},
         {"targets", 0, PD_FLAG_TEXT, &x->targets, 0, 0, "LIST",
          "q,k,v,o,gate,up,down or all (default all)"},
+        {"layers", 0, PD_FLAG_TEXT, &x->layers, 0, 0, "WHICH",
+         "all, upper (half), or N-: from layer N on (default all)"},
         {"warm-steps", 0, PD_FLAG_TEXT, &x->warm_steps, 0, 0, "N",
          "of the start adapter, 0: none (default: chosen)"},
         {"warm-lr", 0, PD_FLAG_REAL, &x->warm_lr, 1e-6, 1, "X",

@@ -12,7 +12,7 @@ enum { PD_FOUNDING_FLAGS = 48 };
 
 typedef struct pd_founding {
     const char *dir; /* to be made */
-    const char *calibrate, *space, *targets, *schedule, *warm_steps;
+    const char *calibrate, *space, *targets, *layers, *schedule, *warm_steps;
     pd_local local;
     uint32_t rank, alpha, probe_count, seal_bytes, rate, groups;
     uint64_t decay;

@@ -103,7 +103,7 @@ static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
 
 static pd_err find_targets(pd_merge *x) {
     pd_err e = PD_OK;
-    for (uint32_t l = 0; l < x->of->info->n_layers; l++)
+    for (uint32_t l = x->of->manifest->first_layer; l < x->of->info->n_layers; l++)
         for (uint32_t t = 0; t < PD_TARGETS && !e; t++)
             if (x->of->manifest->targets >> t & 1)
                 e = find_target(x, l, (pd_target)t);

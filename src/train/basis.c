@@ -6,10 +6,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-static const char magic[8] = "PDBASIS1";
+static const char magic[8] = "PDBASIS1", magic_from[8] = "PDBASIS2";
 
 static bool has(const pd_basis *b, size_t m) {
-    return b->targets >> (m % PD_TARGETS) & 1;
+    return m / PD_TARGETS >= b->first_layer && b->targets >> (m % PD_TARGETS) & 1;
 }
 
 static float *zeros(size_t n, bool *ok) {
@@ -18,10 +18,13 @@ static float *zeros(size_t n, bool *ok) {
     return p;
 }
 
-pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1, uint32_t r2,
-                    pd_basis **out) {
+pd_err pd_basis_new(const pd_model_info *info, uint32_t first_layer, uint32_t targets, uint32_t r1,
+                    uint32_t r2, pd_basis **out) {
     if (r2 < 1 || r2 > PD_RANK_MAX || r1 > PD_RANK_MAX - r2)
         return pd_fail(PD_EUSAGE, "rank %u is outside 1..%d", r2, PD_RANK_MAX);
+    if (first_layer >= info->n_layers)
+        return pd_fail(PD_EUSAGE, "no layer is left: the model has %u, the first would be %u",
+                       info->n_layers, first_layer);
     if (!targets || targets >> PD_TARGETS)
         return pd_fail(PD_EUSAGE, "no target matrix is chosen");
     if (targets & ~pd_model_targets(info))
@@ -29,7 +32,11 @@ pd_err pd_basis_new(const pd_model_info *info, uint32_t targets, uint32_t r1, ui
     pd_basis *b = calloc(1, sizeof *b);
     if (!b)
         return pd_fail(PD_ENOMEM, "no memory for a basis");
-    *b = (pd_basis){.n_layers = info->n_layers, .targets = targets, .r1 = r1, .r2 = r2};
+    *b = (pd_basis){.n_layers = info->n_layers,
+                    .first_layer = first_layer,
+                    .targets = targets,
+                    .r1 = r1,
+                    .r2 = r2};
     b->at = calloc((size_t)info->n_layers * PD_TARGETS, sizeof *b->at);
     bool ok = b->at != NULL;
     for (size_t m = 0; ok && m < (size_t)info->n_layers * PD_TARGETS; m++) {
@@ -135,7 +142,7 @@ static void get_vectors(pd_reader *r, float *x, uint32_t count, uint32_t n) {
 }
 
 static size_t file_bytes(const pd_basis *b) {
-    size_t n = sizeof magic + 16;
+    size_t n = sizeof magic + 16 + (b->first_layer ? 4 : 0);
     for (size_t m = 0; m < (size_t)b->n_layers * PD_TARGETS; m++)
         if (has(b, m))
             n += 8 + (size_t)(b->r1 + b->r2) * (8 + b->at[m].out + b->at[m].in) +
@@ -149,8 +156,10 @@ pd_err pd_basis_write(const pd_basis *b, uint8_t **out, size_t *n) {
     if (!p)
         return pd_fail(PD_ENOMEM, "no memory for a basis file of %zu bytes", size);
     pd_writer w = pd_writer_of(p, size);
-    pd_put_bytes(&w, magic, sizeof magic);
+    pd_put_bytes(&w, b->first_layer ? magic_from : magic, sizeof magic);
     pd_put_u32(&w, b->n_layers);
+    if (b->first_layer)
+        pd_put_u32(&w, b->first_layer);
     pd_put_u32(&w, b->targets);
     pd_put_u32(&w, b->r1);
     pd_put_u32(&w, b->r2);
@@ -197,9 +206,10 @@ static pd_err get_matrices(pd_reader *r, pd_basis *b) {
 pd_err pd_basis_read(const uint8_t *p, size_t n, const pd_model_info *info, pd_basis **out) {
     pd_reader r = pd_reader_of(p, n);
     const uint8_t *m = pd_get_bytes(&r, sizeof magic);
-    uint32_t layers = pd_get_u32(&r), targets = pd_get_u32(&r), r1 = pd_get_u32(&r),
-             r2 = pd_get_u32(&r);
-    if (!r.ok || memcmp(m, magic, sizeof magic) != 0)
+    bool from = m && memcmp(m, magic_from, sizeof magic_from) == 0;
+    uint32_t layers = pd_get_u32(&r), first = from ? pd_get_u32(&r) : 0, targets = pd_get_u32(&r),
+             r1 = pd_get_u32(&r), r2 = pd_get_u32(&r);
+    if (!r.ok || (!from && memcmp(m, magic, sizeof magic) != 0))
         return pd_fail(PD_EFORMAT, "not a basis file");
     if (r1 > PD_RANK_MAX || r2 < 1 || r2 > PD_RANK_MAX || r1 + r2 > PD_RANK_MAX || !targets ||
         targets >> PD_TARGETS)
@@ -208,8 +218,10 @@ pd_err pd_basis_read(const uint8_t *p, size_t n, const pd_model_info *info, pd_b
     if (layers != info->n_layers)
         return pd_fail(PD_EMISMATCH, "the basis is of a model with %u layers, this one has %u",
                        layers, info->n_layers);
+    if (from && (first < 1 || first >= layers))
+        return pd_fail(PD_EFORMAT, "the basis file begins at layer %u of %u", first, layers);
     pd_basis *b;
-    pd_err e = pd_basis_new(info, targets, r1, r2, &b);
+    pd_err e = pd_basis_new(info, first, targets, r1, r2, &b);
     if (e)
         return e;
     if (file_bytes(b) != n)

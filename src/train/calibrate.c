@@ -164,10 +164,13 @@ static void warm_close(warm *w) {
 static pd_err warm_open(const pd_calibration *c, const pd_basis *first, warm *out) {
     *out = (warm){0};
     uint32_t r = first->r1;
-    pd_manifest m = {
-        .space = PD_SPACE_ALIGNED, .rank = r, .targets = first->targets, .unit_bits = 26};
-    m.n_coords = pd_space_size(m.space, r, m.targets, c->info);
-    pd_err e = pd_basis_new(c->info, first->targets, 0, r, &out->basis);
+    pd_manifest m = {.space = PD_SPACE_ALIGNED,
+                     .rank = r,
+                     .targets = first->targets,
+                     .first_layer = first->first_layer,
+                     .unit_bits = 26};
+    m.n_coords = pd_space_size(&m, c->info);
+    pd_err e = pd_basis_new(c->info, first->first_layer, first->targets, 0, r, &out->basis);
     for (size_t k = 0; !e && k < (size_t)c->info->n_layers * PD_TARGETS; k++) {
         const pd_basis_matrix *x = &first->at[k];
         if (!x->out)
@@ -300,9 +303,12 @@ void pd_start_close(pd_start *s) {
 
 pd_err pd_start_open(const pd_model_info *info, const pd_basis *b, pd_start *out) {
     *out = (pd_start){0};
-    pd_manifest m = {
-        .space = PD_SPACE_ALIGNED, .rank = b->r2, .targets = b->targets, .unit_bits = 26};
-    m.n_coords = pd_space_size(m.space, m.rank, m.targets, info);
+    pd_manifest m = {.space = PD_SPACE_ALIGNED,
+                     .rank = b->r2,
+                     .targets = b->targets,
+                     .first_layer = b->first_layer,
+                     .unit_bits = 26};
+    m.n_coords = pd_space_size(&m, info);
     pd_err e = pd_space_open(&m, info, b, &out->space);
     if (!e)
         e = pd_view_open(out->space, &out->view);
@@ -359,9 +365,12 @@ pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_o
     pd_err e = pd_bench_open(m, longest > opts->max_tokens ? longest : opts->max_tokens, 1, true,
                              &c.bench);
     if (!e)
-        e = pd_basis_new(c.info, opts->targets, opts->warm_steps ? opts->rank : 0, opts->rank, &b);
-    if (!e)
+        e = pd_basis_new(c.info, opts->first_layer, opts->targets,
+                         opts->warm_steps ? opts->rank : 0, opts->rank, &b);
+    if (!e) {
+        pd_work_backward_to(c.bench.work, opts->first_layer);
         e = stages(&c, b, report);
+    }
     pd_bench_close(&c.bench);
     if (e) {
         pd_basis_free(b);

@@ -96,6 +96,7 @@ pd_err pd_space_gradient(pd_bench *b, const pd_subset *s, const pd_view *v, uint
         return pd_fail(PD_ENOMEM, "no memory for a gradient of %llu coordinates",
                        (unsigned long long)n_coords);
     memset(grad, 0, n_coords * sizeof *grad);
+    pd_work_backward_to(b->work, pd_space_first_layer(pd_view_space(v)));
     pd_err e = PD_OK;
     for (size_t i = 0; i < s->n && !e;) {
         e = pd_bench_fill(b, s, &i, s->n);

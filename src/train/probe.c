@@ -28,6 +28,9 @@ pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out) {
     pd_err e = pd_view_open(space, &p.plus);
     if (!e)
         e = pd_view_open(space, &p.minus);
+    uint32_t first = pd_space_first_layer(space);
+    if (!e && first)
+        e = pd_stem_open(bench->model, bench->max_tokens, first, &p.stem);
     if (e) {
         pd_prober_close(&p);
         return e;
@@ -41,7 +44,20 @@ void pd_prober_close(pd_prober *p) {
         return;
     pd_view_close(p->plus);
     pd_view_close(p->minus);
+    pd_stem_close(p->stem);
     *p = (pd_prober){0};
+}
+
+/* Losses of the bench's batch; below the space's first layer every side is the base. */
+static void losses(pd_prober *p, const pd_adapter *const sides[], unsigned n, pd_loss *out) {
+    const pd_bench *b = p->bench;
+    if (!p->stem) {
+        pd_model_forward(b->model, b->work, b->batch, sides, n, out, NULL);
+        return;
+    }
+    if (!pd_stem_holds(p->stem, b->batch))
+        pd_model_stem(b->model, b->work, b->batch, NULL, p->stem);
+    pd_model_forward_from(b->model, b->work, b->batch, p->stem, sides, n, out, NULL);
 }
 
 void pd_probe_at(pd_prober *p, const int32_t *a, const uint8_t *signs, float eps, pd_probe *out) {
@@ -49,7 +65,7 @@ void pd_probe_at(pd_prober *p, const int32_t *a, const uint8_t *signs, float eps
     pd_view_set(p->minus, a, signs, -eps);
     const pd_adapter *sides[2] = {pd_view_adapter(p->plus), pd_view_adapter(p->minus)};
     pd_loss loss[2];
-    pd_model_forward(p->bench->model, p->bench->work, p->bench->batch, sides, 2, loss, NULL);
+    losses(p, sides, 2, loss);
     out->plus = pd_loss_mean(&loss[0]);
     out->minus = pd_loss_mean(&loss[1]);
     out->g = (out->plus - out->minus) / (2.0 * (double)eps);
@@ -60,7 +76,7 @@ static double loss_at_zero(pd_prober *p) {
     pd_view_set(p->plus, NULL, NULL, 0);
     const pd_adapter *side = pd_view_adapter(p->plus);
     pd_loss loss;
-    pd_model_forward(p->bench->model, p->bench->work, p->bench->batch, &side, 1, &loss, NULL);
+    losses(p, &side, 1, &loss);
     return pd_loss_mean(&loss);
 }
 

@@ -17,6 +17,7 @@ typedef struct matrix {
 struct pd_space {
     pd_space_kind kind;
     uint32_t rank, start; /* r of the coordinates, r1 of the start adapter */
+    uint32_t first_layer;
     size_t n_matrices;
     uint64_t n_coords;
     float unit;   /* 2^-F */
@@ -37,16 +38,15 @@ static uint64_t matrix_coords(pd_space_kind kind, uint32_t rank, uint32_t out, u
     return kind == PD_SPACE_ALIGNED ? (uint64_t)rank * rank : (uint64_t)rank * (out + in);
 }
 
-uint64_t pd_space_size(pd_space_kind kind, uint32_t rank, uint32_t targets,
-                       const pd_model_info *info) {
+uint64_t pd_space_size(const pd_manifest *m, const pd_model_info *info) {
     uint64_t n = 0;
     for (uint32_t t = 0; t < PD_TARGETS; t++) {
         uint32_t out, in;
         pd_model_shape(info, (pd_target)t, &out, &in);
-        if (targets >> t & 1)
-            n += matrix_coords(kind, rank, out, in);
+        if (m->targets >> t & 1)
+            n += matrix_coords(m->space, m->rank, out, in);
     }
-    return n * info->n_layers;
+    return n * (info->n_layers - m->first_layer);
 }
 
 /* A0 of one matrix: 32 random bits an element, as a signed fraction of 1/sqrt(in). */
@@ -72,7 +72,7 @@ static pd_err lay_out(pd_space *s, const pd_manifest *m, const pd_model_info *in
     size_t n_a0 = 0;
     for (size_t k = 0; k < s->n_matrices; k++) {
         matrix *x = &s->at[k];
-        if (!(m->targets >> (k % PD_TARGETS) & 1))
+        if (k / PD_TARGETS < m->first_layer || !(m->targets >> (k % PD_TARGETS) & 1))
             continue;
         pd_model_shape(info, (pd_target)(k % PD_TARGETS), &x->out, &x->in);
         x->first = s->n_coords;
@@ -105,9 +105,13 @@ pd_err pd_space_open(const pd_manifest *m, const pd_model_info *info, const pd_b
                      pd_space **out) {
     if (m->space == PD_SPACE_ALIGNED &&
         (!basis || basis->r2 != m->rank || basis->targets != m->targets ||
-         basis->n_layers != info->n_layers))
+         basis->n_layers != info->n_layers || basis->first_layer != m->first_layer))
         return pd_fail(PD_EMISMATCH,
-                       "the basis does not fit the run (rank or target matrices differ)");
+                       "the basis does not fit the run (rank, target matrices or layers differ)");
+    if (m->first_layer >= info->n_layers)
+        return pd_fail(PD_EMISMATCH,
+                       "the run trains from layer %u on, and this model has %u layers",
+                       m->first_layer, info->n_layers);
     if (m->targets & ~pd_model_targets(info))
         return pd_fail(PD_EMISMATCH, "the run trains a matrix that a %s model has not", info->arch);
     pd_space *s = calloc(1, sizeof *s);
@@ -115,6 +119,7 @@ pd_err pd_space_open(const pd_manifest *m, const pd_model_info *info, const pd_b
         return pd_fail(PD_ENOMEM, "no memory for a space");
     s->kind = m->space;
     s->rank = m->rank;
+    s->first_layer = m->first_layer;
     s->start = m->space == PD_SPACE_ALIGNED ? basis->r1 : 0;
     s->basis = basis;
     s->unit = ldexpf(1.0f, -(int)m->unit_bits);
@@ -140,6 +145,10 @@ void pd_space_close(pd_space *s) {
 
 uint64_t pd_space_coords(const pd_space *s) {
     return s->n_coords;
+}
+
+uint32_t pd_space_first_layer(const pd_space *s) {
+    return s->first_layer;
 }
 
 /* Copy what never changes: V1, V2 and the start adapter's U1 C1. */
@@ -200,6 +209,10 @@ void pd_view_close(pd_view *v) {
 
 const pd_adapter *pd_view_adapter(const pd_view *v) {
     return &v->adapter;
+}
+
+const pd_space *pd_view_space(const pd_view *v) {
+    return v->space;
 }
 
 const pd_lowrank *pd_view_at(const pd_view *v, uint32_t layer, pd_target t) {

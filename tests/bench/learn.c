@@ -97,7 +97,7 @@ static void calibrate(bench_state *b) {
     const pd_model_info *info = pd_model_info_of(b->model);
     b->manifest = (pd_manifest){
         .space = PD_SPACE_ALIGNED, .rank = co.rank, .targets = co.targets, .unit_bits = 26};
-    b->manifest.n_coords = pd_space_size(PD_SPACE_ALIGNED, co.rank, co.targets, info);
+    b->manifest.n_coords = pd_space_size(&b->manifest, info);
     check(pd_space_open(&b->manifest, info, b->basis, &b->space));
     check(pd_prober_open(&b->two, b->space, &b->prober));
     check(pd_projector_open(&b->one, b->space, &b->manifest, &b->projector));

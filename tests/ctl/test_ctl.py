@@ -589,6 +589,51 @@ class Trained(Nodes):
                       self.refused(1, "join", gamma, ticket(), "--parent", self.beta.dir))
         self.assertEqual([f for f in os.listdir(self.work) if f.startswith("gamma")], [])
 
+    def test_upper_layers(self):
+        """A run that leaves the lower layers alone is one run all the way: members, verify, a checkpoint, the files for
+        other engines, and the run that goes on from it."""
+        space = ["--calibrate", self.data, "--rank", "1", "--warm-steps", "2", "--propose", "8", "--rate-max", "1000"]
+        init = [PEERD, "init", self.work + "/no", *self.local, *space, "--layers"]
+        self.assertIn("this model's layers are 0 to 3", self.refused(2, *init[1:], "4-"))
+        self.assertIn("from layer N on, counted from 0), not 'lower'", self.refused(2, *init[1:], "lower"))
+        self.assertFalse(os.path.exists(self.work + "/no"))
+        shutil.rmtree(self.alpha.dir)
+        init[2] = self.alpha.dir
+        run(*init, "upper", "--clip", "1", "--lr", "1e-3")
+        with open(self.alpha.dir + "/manifest") as f:
+            self.assertIn("\nformat = 3\n", f.read())
+        self.start_both()
+        self.assertEqual([n.status()["space"]["first_layer"] for n in (self.alpha, self.beta)], [2, 2])
+        self.assertRegex(self.alpha.ctl("status"), r"space     aligned, rank 1, 14 coordinates from layer 2 on; rule sum")
+        wait_for("a whole chunk of both", lambda: min(n.status()["step"] for n in (self.alpha, self.beta)) >= 1100)
+        end = self.settle()
+        self.assertIn("equal: ", self.beta.ctl("verify"))
+        self.check_upper_files()
+        self.alpha.ctl("checkpoint")
+        wait_for("beta attests it", lambda: "checkpoint" in self.beta.ctl("log", "--author", "beta", "--control"))
+        gamma = Node(self.work + "/gamma")
+        self.addCleanup(gamma.stop)
+        run(PEERD, "join", gamma.dir, self.alpha.ctl("invite").split()[0], *self.local, "--catch-up", "checkpoint")
+        gamma.start("--records", "0")
+        gamma.wait_said("is right: its %d records replayed from the base model" % end["records"])
+        wait_for("the same model", lambda: gamma.status()["digest"] == end["digest"])
+        for node in (self.alpha, self.beta, gamma):
+            node.stop()
+        run(PEERD, "rebase", self.beta.dir, self.work + "/beta2", *space, "--layers", "3-")
+        self.assertAlmostEqual(self.nll(self.work + "/base"), self.nll(self.beta.dir), delta=5e-3)
+
+    def check_upper_files(self):
+        """The adapter names no layer that it has not, and the merged model's lower layers are the base's."""
+        self.alpha.ctl("export", "--format", "peft", self.work + "/peft")
+        with open(self.work + "/peft/adapter_config.json") as f:
+            self.assertEqual(json.load(f)["layers_to_transform"], [2, 3])
+        with open(self.work + "/peft/adapter_model.safetensors", "rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        layers = {int(name.split(".")[4]) for name in header if name != "__metadata__"}
+        self.assertEqual((layers, len(header)), ({2, 3}, 1 + 2 * 7 * 2))
+        self.alpha.ctl("export", "--format", "gguf", self.work + "/adapter.gguf")
+        self.alpha.ctl("export", "--format", "merged-gguf", "--type", "f32", self.work + "/base")
+
     def test_sealing_by_count(self):
         """Seals that come early cost bytes: people should know that they do, once and not at each."""
         self.alpha.start("--seal-ms", "900000", "--seal-records", "5", "--solo", "--records", "40")

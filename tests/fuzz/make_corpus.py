@@ -32,7 +32,7 @@ def address6(port):
     return b"\x06\xfd" + bytes(15) + struct.pack("<H", port)
 
 
-def manifest(kind, parent=False):
+def manifest(kind, parent=False, first_layer=0):
     fields = {
         "base.arch": "llama", "base.digest": "11" * 32, "base.name": "house-2m", "base.tokenizer": "22" * 32,
         "format": "1", "founder": "33" * 32, "nonce": "44" * 16, "policy.invites": "3", "policy.rate": "100",
@@ -47,6 +47,8 @@ def manifest(kind, parent=False):
         fields.update({"space.alpha": "1", "space.seed": "66" * 32})
     if parent:
         fields.update({"format": "2", "parent.digest": "77" * 16, "parent.records": "300", "parent.run": "88" * 32})
+    if first_layer:
+        fields.update({"format": "3", "space.first_layer": str(first_layer)})
     return "".join(f"{k} = {v}\n" for k, v in sorted(fields.items())).encode()
 
 
@@ -415,11 +417,14 @@ def schedules():
     }
 
 
-def basis(layers, mask, r1, r2):
+def basis(layers, mask, r1, r2, first=0):
     """basis.h; the target's model is 2 layers of width 12, 2 heads of 4 and 1 of keys, 10 inside."""
     shapes = [(8, 12), (4, 12), (4, 12), (12, 8), (10, 12), (10, 12), (12, 10)]
-    out = b"PDBASIS1" + struct.pack("<IIII", layers, mask, r1, r2)
-    for _ in range(layers):
+    if first:
+        out = b"PDBASIS2" + struct.pack("<IIIII", layers, first, mask, r1, r2)
+    else:
+        out = b"PDBASIS1" + struct.pack("<IIII", layers, mask, r1, r2)
+    for _ in range(first, layers):
         for t, (rows, cols) in enumerate(shapes):
             if not mask >> t & 1:
                 continue
@@ -475,7 +480,7 @@ def targets():
         "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
         "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora"),
-                     "parent": manifest("aligned", parent=True)},
+                     "parent": manifest("aligned", parent=True), "upper": manifest("aligned", first_layer=2)},
         "gguf": ggufs(), "safetensors": safetensors(), "folder": folders(),
         "tokenizer": {
             "gpt2": tokenizer(2 | 16, [(1, b"aa"), (1, b"aaaa"), (3, b"<|im_end|>")], [b"a a", b"aa aa"], b"aaaa b"),
@@ -487,7 +492,8 @@ def targets():
                  **{str(i): b"\x29" + (json.dumps(x) + "\n").encode() for i, x in enumerate(lines)}},
         "frame": frames_to_core(), "frames": schedules(), "items": items(), "record": records(),
         "evidence": evidences(), "join": joins(), "ckpt": ckpts(),
-        "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2)},
+        "basis": {"one": basis(2, 1, 0, 1), "start": basis(2, 3, 1, 1), "all": basis(2, 0x7f, 1, 2),
+                  "upper": basis(2, 0x7f, 1, 2, first=1)},
         "control": {"ask": struct.pack("<H", len(ask)) + ask,
                     "pieces": struct.pack("<H", 9) + ask[:9] + struct.pack("<H", len(ask) - 9) + ask[9:],
                     "two": struct.pack("<H", 2 * len(ask)) + ask * 2,

@@ -17,17 +17,19 @@ typedef struct subject { /* an adapter of a micro model */
     char dir[64];
 } subject;
 
-static inline subject open_twisted(pd_space_kind kind, uint32_t targets, bool tied,
-                                   const twist *tw) {
+static inline subject open_twisted(pd_space_kind kind, uint32_t first_layer, uint32_t targets,
+                                   bool tied, const twist *tw) {
     subject s = {.m = make_twisted(tied, false, 24, tw)};
     pd_model_opts o = {.compute = PD_COMPUTE_F32, .threads = 1};
     ck_ok(pd_gguf_open(s.m.path, &s.file));
     ck_ok(pd_model_open(s.file, &o, &s.model));
     s.info = pd_model_info_of(s.model);
     s.manifest = manifest_of(kind, 2, targets, s.info);
+    s.manifest.first_layer = first_layer;
+    s.manifest.n_coords = pd_space_size(&s.manifest, s.info);
     pd_gguf_digest(s.file, s.manifest.model_digest);
     if (kind == PD_SPACE_ALIGNED)
-        s.basis = random_basis(s.info, targets, 3, 2, 5);
+        s.basis = random_basis_of(s.info, first_layer, targets, 3, 2, 5);
     ck_ok(pd_space_open(&s.manifest, s.info, s.basis, &s.space));
     ck_ok(pd_view_open(s.space, &s.view));
     pd_rng rng = {9};
@@ -42,7 +44,7 @@ static inline subject open_twisted(pd_space_kind kind, uint32_t targets, bool ti
 }
 
 static inline subject open_subject(pd_space_kind kind, uint32_t targets) {
-    return open_twisted(kind, targets, true, &(twist){0});
+    return open_twisted(kind, 0, targets, true, &(twist){0});
 }
 
 static inline void close_subject(subject *s) {

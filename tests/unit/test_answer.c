@@ -52,7 +52,7 @@ static void found_run(const pd_gguf *g, const pd_identity *id, const pd_config *
     ck_ok(pd_model_open(g, &opts, &model));
     ck_ok(pd_tokenizer_open(g, &t));
     m.rank = 1, m.alpha = 1, m.targets = 1u << PD_Q, m.unit_bits = 26;
-    m.n_coords = pd_space_size(m.space, m.rank, m.targets, pd_model_info_of(model));
+    m.n_coords = pd_space_size(&m, pd_model_info_of(model));
     ck_ok(pd_fixed_of(0.01, &m.eps));
     ck_ok(pd_fixed_of(0.01, &m.scale));
     ck_ok(pd_fixed_of(1e-4, &m.lr));

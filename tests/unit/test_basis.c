@@ -57,6 +57,42 @@ START_TEST(test_round_trip) {
 }
 END_TEST
 
+/* A basis of the upper layers is another format, so that an older peerd names what it cannot read;
+ * only those layers are in it, and a first layer that is none is refused.
+ */
+START_TEST(test_from_a_layer) {
+    pd_model_info info = tiny();
+    pd_basis *all = random_basis(&info, ALL_TARGETS, 1, 2, 4),
+             *b = random_basis_of(&info, 1, ALL_TARGETS, 1, 2, 4), *back = NULL;
+    uint8_t *p, *q;
+    size_t n, m;
+    ck_ok(pd_basis_write(all, &q, &m));
+    ck_ok(pd_basis_write(b, &p, &n));
+    ck_assert_mem_eq(q, "PDBASIS1", 8);
+    ck_assert_mem_eq(p, "PDBASIS2", 8);
+    ck_assert_uint_eq(2 * (n - 28), m - 24); /* two layers, one layer */
+    ck_ok(pd_basis_read(p, n, &info, &back));
+    expect_equal(b, back);
+    ck_assert_uint_eq(back->first_layer, 1);
+    ck_assert_uint_eq(back->at[PD_Q].out, 0);
+    pd_basis_free(back);
+    static const uint8_t bad[] = {0, 2, 255};
+    for (size_t i = 0; i < sizeof bad; i++) {
+        p[12] = bad[i];
+        ck_assert_int_eq(pd_basis_read(p, n, &info, &back), PD_EFORMAT);
+        ck_assert_ptr_nonnull(strstr(pd_fail_text(), "begins at layer"));
+    }
+    for (size_t k = 0; k < n; k++)
+        ck_assert_int_eq(pd_basis_read(p, k, &info, &back), PD_EFORMAT);
+    ck_assert_int_eq(pd_basis_new(&info, 2, ALL_TARGETS, 0, 1, &back), PD_EUSAGE);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "no layer is left"));
+    free(p);
+    free(q);
+    pd_basis_free(all);
+    pd_basis_free(b);
+}
+END_TEST
+
 /* Rounding twice is rounding once, or a second writer would make another file; the error is at most
  * half a step.
  */
@@ -224,9 +260,9 @@ START_TEST(test_ranks) {
                                       {PD_RANK_MAX, 1, 1}, {UINT32_MAX, 1, 1},
                                       {0, 1, 0},           {0, 1, 1u << PD_TARGETS}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        ck_assert_int_eq(pd_basis_new(&info, bad[i][2], bad[i][0], bad[i][1], &b), PD_EUSAGE);
+        ck_assert_int_eq(pd_basis_new(&info, 0, bad[i][2], bad[i][0], bad[i][1], &b), PD_EUSAGE);
     ck_assert_ptr_null(b);
-    ck_ok(pd_basis_new(&info, 2, 0, 3, &b)); /* a new one scales nothing */
+    ck_ok(pd_basis_new(&info, 0, 2, 0, 3, &b)); /* a new one scales nothing */
     for (uint32_t i = 0; i < 9; i++)
         ck_assert(b->at[1].d2[i] == 1);
     pd_basis_free(b);
@@ -235,6 +271,7 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_round_trip);
+    tcase_add_test(tc, test_from_a_layer);
     tcase_add_test(tc, test_rounding);
     tcase_add_test(tc, test_truncation);
     tcase_add_test(tc, test_damage);

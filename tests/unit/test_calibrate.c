@@ -160,6 +160,8 @@ static pd_calibrate_opts options(uint32_t rank, int warm) {
 static double start_loss(const house *h, const pd_basis *b, const pd_data *d, pd_loss *loss) {
     const pd_model_info *info = pd_model_info_of(h->model);
     pd_manifest m = manifest_of(PD_SPACE_ALIGNED, b->r2, b->targets, info);
+    m.first_layer = b->first_layer;
+    m.n_coords = pd_space_size(&m, info);
     pd_space *s;
     pd_view *v;
     pd_bench bench;
@@ -213,6 +215,39 @@ START_TEST(two_stages) {
     pd_basis_free(b);
     pd_basis_free(again);
     pd_basis_free(none);
+    pd_data_close(text);
+    pd_data_close(held);
+    house_close(&h);
+}
+END_TEST
+
+/* From a layer on: nothing of the lower layers is in the basis, and the start adapter of the upper
+ * ones alone teaches.
+ */
+START_TEST(upper_layers_alone) {
+    house h = house_open(true);
+    pd_data *text = choice_data(&h, 1, 24), *held = choice_data(&h, 50, 40);
+    pd_calibrate_opts o = options(2, 4);
+    pd_calibrate_report r;
+    pd_basis *b;
+    pd_loss loss;
+    o.first_layer = 2;
+    ck_ok(pd_calibrate(h.model, text, &o, &b, &r));
+    ck_assert(b->first_layer == 2 && b->n_layers == 4);
+    for (uint32_t m = 0; m < 4 * PD_TARGETS; m++)
+        ck_assert((b->at[m].out > 0) == (m >= 2 * PD_TARGETS));
+    ck_assert_double_lt(r.loss_start, r.loss_before);
+    ck_assert_double_le(fabs(start_loss(&h, b, text, &loss) - r.loss_start), 1e-4);
+    double after = start_loss(&h, b, held, &loss);
+    pd_basis_free(b);
+    o.warm_steps = 0;
+    ck_ok(pd_calibrate(h.model, text, &o, &b, &r));
+    double before = start_loss(&h, b, held, &loss);
+    ck_assert_msg(after < 0.97 * before, "%g from %g", after, before);
+    pd_basis_free(b);
+    o.first_layer = 4;
+    ck_assert_int_eq(pd_calibrate(h.model, text, &o, &b, &r), PD_EUSAGE);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "no layer is left"));
     pd_data_close(text);
     pd_data_close(held);
     house_close(&h);
@@ -373,6 +408,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, subspace_iteration);
     tcase_add_test(tc, small_and_zero);
     tcase_add_test(tc, two_stages);
+    tcase_add_test(tc, upper_layers_alone);
     tcase_add_test(tc, captured_share);
     tcase_add_test(tc, scales);
     tcase_add_test(tc, some_targets);

@@ -63,7 +63,7 @@ static void check_gguf(const subject *s) {
     ck_assert(pd_gguf_f64(g, "adapter.lora.alpha", &alpha) && alpha == rank);
     for (uint32_t l = 0; l < s->info->n_layers; l++)
         for (uint32_t t = 0; t < PD_TARGETS; t++) {
-            if (!(s->manifest.targets >> t & 1))
+            if (l < s->manifest.first_layer || !(s->manifest.targets >> t & 1))
                 continue;
             char name[2][64];
             const pd_tensor *x[2];
@@ -113,7 +113,7 @@ static void check_weights(const subject *s) {
     int count = 1; /* __metadata__ */
     for (uint32_t l = 0; l < s->info->n_layers; l++)
         for (uint32_t t = 0; t < PD_TARGETS; t++) {
-            if (!(s->manifest.targets >> t & 1))
+            if (l < s->manifest.first_layer || !(s->manifest.targets >> t & 1))
                 continue;
             char name[2][128];
             for (int k = 0; k < 2; k++)
@@ -153,12 +153,19 @@ static void check_config(const subject *s) {
             ck_assert_str_eq(cJSON_GetArrayItem(modules, k++)->valuestring,
                              strchr(hf_names[t], '.') + 1);
     ck_assert_int_eq(cJSON_GetArraySize(modules), k);
+    cJSON *layers = cJSON_GetObjectItem(j, "layers_to_transform");
+    ck_assert_int_eq(layers != NULL, s->manifest.first_layer > 0);
+    for (uint32_t l = s->manifest.first_layer; layers && l < s->info->n_layers; l++)
+        ck_assert_int_eq(cJSON_GetArrayItem(layers, (int)(l - s->manifest.first_layer))->valueint,
+                         (int)l);
+    ck_assert(!layers ||
+              cJSON_GetArraySize(layers) == (int)(s->info->n_layers - s->manifest.first_layer));
     cJSON_Delete(j);
     free(p);
 }
 
-static void check_both(pd_space_kind kind, uint32_t targets) {
-    subject s = open_subject(kind, targets);
+static void check_both(pd_space_kind kind, uint32_t first_layer, uint32_t targets) {
+    subject s = open_twisted(kind, first_layer, targets, true, &(twist){0});
     check_gguf(&s);
     for (int again = 0; again < 2; again++) /* a second export replaces the first */
         ck_ok(pd_export_peft(in_dir(&s, "peft"), "a \"name\"\nof two lines", s.info, &s.manifest,
@@ -169,19 +176,26 @@ static void check_both(pd_space_kind kind, uint32_t targets) {
 }
 
 START_TEST(test_aligned) {
-    check_both(PD_SPACE_ALIGNED, ALL_TARGETS);
+    check_both(PD_SPACE_ALIGNED, 0, ALL_TARGETS);
 }
 END_TEST
 
 START_TEST(test_lora) {
-    check_both(PD_SPACE_LORA, ALL_TARGETS);
+    check_both(PD_SPACE_LORA, 0, ALL_TARGETS);
 }
 END_TEST
 
 /* Only what the run trains may be named: PEFT would make zeros of the rest and warn. */
 START_TEST(test_some_targets) {
-    check_both(PD_SPACE_ALIGNED, 1u << PD_K | 1u << PD_DOWN);
-    check_both(PD_SPACE_LORA, 1u << PD_Q | 1u << PD_GATE);
+    check_both(PD_SPACE_ALIGNED, 0, 1u << PD_K | 1u << PD_DOWN);
+    check_both(PD_SPACE_LORA, 0, 1u << PD_Q | 1u << PD_GATE);
+}
+END_TEST
+
+/* Layers that are left alone are not in the file, and PEFT is told not to make any there. */
+START_TEST(test_upper_layers) {
+    check_both(PD_SPACE_ALIGNED, 1, ALL_TARGETS);
+    check_both(PD_SPACE_LORA, 1, 1u << PD_K | 1u << PD_DOWN);
 }
 END_TEST
 
@@ -269,6 +283,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_aligned);
     tcase_add_test(tc, test_lora);
     tcase_add_test(tc, test_some_targets);
+    tcase_add_test(tc, test_upper_layers);
     tcase_add_test(tc, test_refusals);
     tcase_add_test(tc, test_halves);
     tcase_add_test(tc, test_families);

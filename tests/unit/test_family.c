@@ -238,6 +238,17 @@ START_TEST(losses_and_gradients_equal_the_reference) {
     pd_model_backward(m, w, b, NULL, sink, &g, &loss);
     printf("%s: losses off by %.4f of the tolerance, gradients by %.4f\n", name, worst,
            check_gradients(&g, name, &v));
+    grads upper = {.info = g.info}; /* the same, ended early */
+    pd_work_backward_to(w, 1);
+    pd_model_backward(m, w, b, NULL, sink, &upper, &loss);
+    for (uint32_t t = 0; t < PD_TARGETS; t++) {
+        uint32_t out, in;
+        pd_model_shape(g.info, (pd_target)t, &out, &in);
+        ck_assert_ptr_null(upper.g[0][t]);
+        if (out)
+            ck_assert_mem_eq(upper.g[1][t], g.g[1][t], (size_t)out * in * sizeof(double));
+        free(upper.g[1][t]);
+    }
     for (uint32_t k = 0; k < LAYERS * PD_TARGETS; k++)
         free(g.g[k / PD_TARGETS][k % PD_TARGETS]);
     cJSON_Delete(v.json);
@@ -301,6 +312,41 @@ START_TEST(a_session_gives_the_same_predictions) {
         ck_assert_int_eq(pd_session_open(m, CONTEXT + 1, &s), PD_EUSAGE);
         ck_assert_ptr_nonnull(strstr(pd_fail_text(), "320"));
     }
+    pd_model_close(m);
+    cJSON_Delete(v.json);
+}
+END_TEST
+
+/* ---- from a layer on ---- */
+
+/* Positions and the first layer enter through the stem alone: what goes on from it must be the same
+ * model.  One side is the same products, so the same bits; two sides above the stem are products of
+ * 2 T rows, which may run in other blocks.
+ */
+START_TEST(going_on_from_a_layer_is_the_same_model) {
+    static vectors v;
+    static float whole[TOKENS], part[TOKENS];
+    pd_loss a, b[2];
+    pd_work *w;
+    pd_stem *stem = NULL;
+    read_vectors(families[_i], &v);
+    pd_model *m = open_family(families[_i]);
+    pd_batch *batch = batch_of(&v);
+    ck_assert_int_eq(pd_work_open(m, TOKENS, 2, false, &w), PD_OK);
+    ck_assert_int_eq(pd_stem_open(m, TOKENS, 1, &stem), PD_OK);
+    pd_model_forward(m, w, batch, NULL, 1, &a, whole);
+    pd_model_stem(m, w, batch, NULL, stem);
+    for (unsigned n = 1; n <= 2; n++) {
+        pd_model_forward_from(m, w, batch, stem, NULL, n, b, part);
+        for (uint32_t u = 0; u < v.units; u++)
+            ck_assert_msg(n == 1 ? part[u] == whole[u] : fabsf(part[u] - whole[u]) < 2e-5f,
+                          "%s, %u sides, token %u: %.9g, not %.9g", families[_i], n, u,
+                          (double)part[u], (double)whole[u]);
+    }
+    ck_assert(b[0].sum == b[1].sum && b[0].units == a.units);
+    pd_stem_close(stem);
+    pd_batch_close(batch);
+    pd_work_close(w);
     pd_model_close(m);
     cJSON_Delete(v.json);
 }
@@ -518,6 +564,7 @@ END_TEST
 static void add_tests(TCase *tc) {
     tcase_add_loop_test(tc, losses_and_gradients_equal_the_reference, 0, FAMILIES);
     tcase_add_test(tc, halves_and_pairs_are_one_model);
+    tcase_add_loop_test(tc, going_on_from_a_layer_is_the_same_model, 0, FAMILIES);
     tcase_add_loop_test(tc, a_session_gives_the_same_predictions, 0, FAMILIES);
     tcase_add_loop_test(tc, adapters_move_losses_as_gradients_say, 0, FAMILIES);
     tcase_add_loop_test(tc, mean_loss_in_bf16_is_near_the_reference, 0, FAMILIES);

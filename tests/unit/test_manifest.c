@@ -149,6 +149,38 @@ START_TEST(a_parent_is_three_lines_of_format_2) {
 }
 END_TEST
 
+/* A run of the upper layers says so in one line of a format that an older peerd refuses by name; it
+ * would train all of them else, and end with another model.  All layers are no line at all.
+ */
+START_TEST(a_first_layer_is_a_line_of_format_3) {
+    for (int parent = 0; parent < 2; parent++) {
+        pd_manifest m = example(PD_SPACE_ALIGNED), back;
+        char text[PD_MANIFEST_MAX], less[PD_MANIFEST_MAX];
+        size_t n;
+        m.first_layer = 15;
+        if (parent) {
+            memset(m.parent_digest, 0x77, sizeof m.parent_digest);
+            memset(m.parent_run, 0x88, sizeof m.parent_run);
+        }
+        pd_manifest_write(&m, text, &n);
+        text[n] = 0;
+        ck_assert(strstr(text, "\nformat = 3\n") != NULL);
+        ck_assert(strstr(text, "\nspace.coords = 840\nspace.first_layer = 15\nspace.kind =") !=
+                  NULL);
+        ck_assert_int_eq(pd_manifest_read(text, n, &back), PD_OK);
+        ck_assert_mem_eq(&m, &back, sizeof m);
+        const char *at = strstr(text, "space.first_layer"), *rest = strchr(at, '\n') + 1;
+        int cut = snprintf(less, sizeof less, "%.*s%s", (int)(at - text), text, rest);
+        ck_assert_int_eq(pd_manifest_read(less, (size_t)cut, &back), PD_EFORMAT);
+        strstr(text, "format = 3")[9] = parent ? '2' : '1';
+        ck_assert_int_eq(pd_manifest_read(text, n, &back), PD_EFORMAT);
+        m.first_layer = 1024;
+        ck_assert_int_eq(pd_manifest_check(&m), PD_EUSAGE);
+        ck_assert(strstr(pd_fail_text(), "first layer") != NULL);
+    }
+}
+END_TEST
+
 /* Whatever is accepted is written back byte for byte, so no two texts are one run, and none crashes
  * the reader. */
 START_TEST(one_byte_changes_are_refused_or_another_run) {
@@ -192,11 +224,14 @@ typedef struct change {
  * broken. */
 START_TEST(refusals_name_the_cause) {
     static const change changes[] = {
-        {"format = 1", "format = 3", PD_EUNSUPPORTED},
+        {"format = 1", "format = 4", PD_EUNSUPPORTED},
         {"format = 1", "format = 2", PD_EFORMAT}, /* without a parent it is format 1 */
+        {"format = 1", "format = 3", PD_EFORMAT}, /* and with all layers it is not format 3 */
         {"policy.invites", "parent.records = 7\npolicy.invites", PD_EFORMAT},
         {"rule = sum", "rule = fedavg", PD_EUNSUPPORTED},
         {"space.kind = aligned", "space.kind = full", PD_EUNSUPPORTED},
+        {"space.kind", "space.first_layer = 0\nspace.kind", PD_EFORMAT},
+        {"space.kind", "space.first_layer = 2\nspace.kind", PD_EFORMAT}, /* without format 3 */
         {"cosine", "steps", PD_EUNSUPPORTED},
         {"rank = 2", "rank = 0", PD_EFORMAT},
         {"rank = 2", "rank = 65", PD_EFORMAT},
@@ -296,6 +331,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, text_and_run_id_are_golden);
     tcase_add_test(tc, both_spaces_and_extremes_round_trip);
     tcase_add_test(tc, a_parent_is_three_lines_of_format_2);
+    tcase_add_test(tc, a_first_layer_is_a_line_of_format_3);
     tcase_add_test(tc, one_byte_changes_are_refused_or_another_run);
     tcase_add_test(tc, refusals_name_the_cause);
     tcase_add_test(tc, check_names_what_is_out_of_bounds);

@@ -94,7 +94,8 @@ static void check_gguf(const subject *s, uint32_t asked, uint32_t type) {
         for (uint32_t k = 0; k < s->info->n_layers * PD_TARGETS; k++) {
             uint32_t l = k / PD_TARGETS, t = k % PD_TARGETS;
             snprintf(name, sizeof name, "blk.%u.%s.weight", l, gguf_names[t]);
-            if (strcmp(name, is->name) != 0 || !(s->manifest.targets >> t & 1))
+            if (strcmp(name, is->name) != 0 || l < s->manifest.first_layer ||
+                !(s->manifest.targets >> t & 1))
                 continue;
             target = true;
             ck_assert_uint_eq(is->type, type);
@@ -116,6 +117,9 @@ START_TEST(test_gguf) {
     check_gguf(&s, PD_GGML_BF16, PD_GGML_BF16);
     close_subject(&s);
     s = open_subject(PD_SPACE_LORA, 1u << PD_K | 1u << PD_DOWN);
+    check_gguf(&s, PD_GGML_F16, PD_GGML_F16);
+    close_subject(&s);
+    s = open_twisted(PD_SPACE_ALIGNED, 1, ALL_TARGETS, true, &(twist){0}); /* layer 0 as it was */
     check_gguf(&s, PD_GGML_F16, PD_GGML_F16);
     close_subject(&s);
 }
@@ -281,7 +285,7 @@ static void check_config(const subject *s) {
 
 START_TEST(test_hf) {
     const twist whole_heads = {.key = "llama.rope.dimension_count", .value = 6};
-    subject s = open_twisted(PD_SPACE_LORA, ALL_TARGETS & ~(1u << PD_K), false, &whole_heads);
+    subject s = open_twisted(PD_SPACE_LORA, 0, ALL_TARGETS & ~(1u << PD_K), false, &whole_heads);
     pd_merged m = merged_of(&s, PD_GGML_F16);
     char name[96];
     ck_ok(pd_export_merged_hf(in_dir(&s, "hf"), &m));

@@ -254,6 +254,60 @@ START_TEST(two_sides_in_one_traversal_equal_two_traversals) {
 }
 END_TEST
 
+/* A stem serves all probes of its batch and none of the next: what it was made of has to be known.
+ * Two layers, adapters that differ in the upper one alone.
+ */
+START_TEST(a_stem_is_of_one_batch) {
+    static engine e;
+    pd_stem *stem = NULL;
+    pd_loss whole[2], part[2];
+    start(&e, 2, false);
+    pd_adapter a = random_adapter(e.m, 5, 1, 0.2f), b = random_adapter(e.m, 5, 2, 0.2f);
+    pd_lowrank mixed[2 * PD_TARGETS];
+    memcpy(mixed, a.at, PD_TARGETS * sizeof *mixed);
+    memcpy(mixed + PD_TARGETS, b.at + PD_TARGETS, PD_TARGETS * sizeof *mixed);
+    pd_adapter other = {mixed};
+    const pd_adapter *sides[2] = {&a, &other};
+    ck_assert_int_eq(pd_stem_open(e.m, TOKENS_MAX, 1, &stem), PD_OK);
+    for (int i = 0; i < SEQS; i++) {
+        ck_assert(pd_batch_add(e.b, &e.l.e[i]));
+        ck_assert(!pd_stem_holds(stem, e.b));
+        pd_model_stem(e.m, e.w, e.b, &a, stem);
+        ck_assert(pd_stem_holds(stem, e.b));
+        for (int again = 0; again < 2; again++) {
+            pd_model_forward(e.m, e.w, e.b, sides, 2, whole, NULL);
+            pd_model_forward_from(e.m, e.w, e.b, stem, sides, 2, part, NULL);
+            for (int s = 0; s < 2; s++)
+                ck_assert_double_eq_tol(pd_loss_mean(&part[s]), pd_loss_mean(&whole[s]), 1e-6);
+        }
+        ck_assert(i < 4 || fabs(part[0].sum - part[1].sum) > 0.1);
+    }
+    pd_batch_clear(e.b);
+    ck_assert(!pd_stem_holds(stem, e.b));
+    pd_model_stem(e.m, e.w, e.b, &a, stem); /* of nothing: no losses */
+    pd_model_forward_from(e.m, e.w, e.b, stem, sides, 2, part, NULL);
+    ck_assert(part[0].units == 0 && part[1].units == 0);
+    pd_stem_close(stem);
+    free_adapter(e.m, &a);
+    free_adapter(e.m, &b);
+    stop(&e);
+}
+END_TEST
+
+/* Nothing is below layer 0, nothing above the last. */
+START_TEST(a_stem_ends_inside_the_model) {
+    static engine e;
+    pd_stem *stem = NULL;
+    start(&e, 1, false);
+    ck_assert_int_eq(pd_stem_open(e.m, 1, 0, &stem), PD_EUSAGE);
+    ck_assert_int_eq(pd_stem_open(e.m, 1, 2, &stem), PD_EUSAGE);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "2 layers"));
+    ck_assert_ptr_null(stem);
+    pd_stem_close(NULL);
+    stop(&e);
+}
+END_TEST
+
 /* Neighbours in a batch are strangers: neither their presence nor their order may be seen. */
 START_TEST(losses_do_not_depend_on_what_else_is_in_the_batch) {
     static engine e;
@@ -447,6 +501,8 @@ static void add_tests(TCase *tc) {
     tcase_add_loop_test(tc, every_nll_equals_the_reference_in_f32, 0, 3);
     tcase_add_loop_test(tc, mean_nll_is_near_the_reference_in_bf16, 0, 3);
     tcase_add_test(tc, two_sides_in_one_traversal_equal_two_traversals);
+    tcase_add_test(tc, a_stem_is_of_one_batch);
+    tcase_add_test(tc, a_stem_ends_inside_the_model);
     tcase_add_test(tc, losses_do_not_depend_on_what_else_is_in_the_batch);
     tcase_add_test(tc, a_full_batch_refuses_and_stays);
     tcase_add_test(tc, a_session_gives_the_same_predictions);

@@ -3,6 +3,7 @@
  *
  * On the small model of the tree with a made-up task.
  */
+#include "peerd/byte.h"
 #include "peerd/direction.h"
 #include "peerd/probe.h"
 #include "train.h"
@@ -23,7 +24,7 @@ typedef struct subject {
     uint64_t d;
 } subject;
 
-static void open_subject(subject *s) {
+static void open_from(subject *s, uint32_t first_layer) {
     *s = (subject){.h = house_open(true)};
     const pd_model_info *info = pd_model_info_of(s->h.model);
     s->data = choice_data(&s->h, 1, 16);
@@ -31,10 +32,16 @@ static void open_subject(subject *s) {
     ck_ok(pd_bench_open(s->h.model, TOKENS, 2, false, &s->two));
     ck_ok(pd_bench_open(s->h.model, TOKENS, 1, true, &s->one));
     s->m = manifest_of(PD_SPACE_ALIGNED, RANK, ALL_TARGETS, info);
-    s->basis = random_basis(info, ALL_TARGETS, 0, RANK, 3);
+    s->m.first_layer = first_layer;
+    s->m.n_coords = pd_space_size(&s->m, info);
+    s->basis = random_basis_of(info, first_layer, ALL_TARGETS, first_layer ? 2 : 0, RANK, 3);
     ck_ok(pd_space_open(&s->m, info, s->basis, &s->space));
     ck_ok(pd_prober_open(&s->two, s->space, &s->prober));
     s->d = s->m.n_coords;
+}
+
+static void open_subject(subject *s) {
+    open_from(s, 0);
 }
 
 static void close_subject(subject *s) {
@@ -95,6 +102,51 @@ START_TEST(projected_gradient) {
     free(grad);
     free(bits);
     close_subject(&s);
+}
+END_TEST
+
+/* Where the lower layers are left alone they are run once a batch; the losses and the bytes of its
+ * probes are those of whole passes, batch after batch, or a byte would tell of another batch or of
+ * another model.  The whole pass has 2 T rows below the stem where the stem has T, which may round
+ * in another order: a processor where it does is allowed a last digit.
+ */
+START_TEST(lower_layers_once_a_batch) {
+    enum { PROBES = 3 };
+    const double SCALE = 1.0 / 256;
+    for (uint32_t first = 1; first < 4; first++) {
+        subject s;
+        open_from(&s, first);
+        ck_assert_uint_eq(pd_space_first_layer(s.space), first);
+        uint8_t *bits = malloc((s.d + 7) / 8);
+        int32_t *a = calloc(s.d, sizeof *a);
+        size_t next = 0;
+        while (next < s.all.n) {
+            ck_ok(pd_bench_fill(&s.two, &s.all, &next, 5));
+            for (uint32_t k = 0; k < PROBES; k++) {
+                uint8_t seed[32] = {(uint8_t)next, (uint8_t)k};
+                pd_direction_signs(seed, bits, s.d);
+                pd_probe p;
+                pd_probe_at(&s.prober, a, bits, 1e-2f, &p);
+                const pd_adapter *sides[2] = {pd_view_adapter(s.prober.plus),
+                                              pd_view_adapter(s.prober.minus)};
+                pd_loss whole[2];
+                pd_model_forward(s.h.model, s.two.work, s.two.batch, sides, 2, whole, NULL);
+                double plus = pd_loss_mean(&whole[0]), minus = pd_loss_mean(&whole[1]);
+                ck_assert_double_eq_tol(p.plus, plus, 1e-6 * plus);
+                ck_assert_double_eq_tol(p.minus, minus, 1e-6 * minus);
+                ck_assert(fabs(p.plus - p.minus) > 1e-5 * plus);
+                int byte = pd_byte_encode(p.g, SCALE, 0.5),
+                    want = pd_byte_encode((plus - minus) / (2 * (double)1e-2f), SCALE, 0.5);
+                ck_assert_msg(byte == want || (p.plus != plus && abs(byte - want) == 1),
+                              "byte %d, not %d", byte, want);
+                for (uint64_t i = 0; i < s.d; i++)
+                    a[i] += pd_direction_sign(bits, i) * 100;
+            }
+        }
+        free(a);
+        free(bits);
+        close_subject(&s);
+    }
 }
 END_TEST
 
@@ -240,6 +292,7 @@ END_TEST
 
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, projected_gradient);
+    tcase_add_test(tc, lower_layers_once_a_batch);
     tcase_add_test(tc, not_finite);
     tcase_add_test(tc, proposal);
     tcase_add_test(tc, batches_lose_nothing);

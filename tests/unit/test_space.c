@@ -22,15 +22,22 @@ typedef struct subject {
     pd_view *view;
 } subject;
 
-static subject open_subject(pd_space_kind kind, uint32_t start, uint32_t rank, uint32_t targets,
-                            const pd_model_info *info) {
+static subject open_from(pd_space_kind kind, uint32_t first, uint32_t start, uint32_t rank,
+                         uint32_t targets, const pd_model_info *info) {
     subject s = {.info = *info, .m = manifest_of(kind, rank, targets, info)};
+    s.m.first_layer = first;
+    s.m.n_coords = pd_space_size(&s.m, info);
     if (kind == PD_SPACE_ALIGNED)
-        s.basis = random_basis(info, targets, start, rank, 11);
+        s.basis = random_basis_of(info, first, targets, start, rank, 11);
     ck_ok(pd_space_open(&s.m, info, s.basis, &s.space));
     ck_ok(pd_view_open(s.space, &s.view));
     ck_assert_uint_eq(pd_space_coords(s.space), s.m.n_coords);
     return s;
+}
+
+static subject open_subject(pd_space_kind kind, uint32_t start, uint32_t rank, uint32_t targets,
+                            const pd_model_info *info) {
+    return open_from(kind, 0, start, rank, targets, info);
 }
 
 static void close_subject(subject *s) {
@@ -92,7 +99,7 @@ static void compare(const subject *s, const double *c, const float *const *a0) {
     double got[20 * 20], want[20 * 20];
     for (uint32_t l = 0; l < s->info.n_layers; l++)
         for (uint32_t t = 0; t < PD_TARGETS; t++) {
-            if (!(s->m.targets >> t & 1)) {
+            if (l < s->m.first_layer || !(s->m.targets >> t & 1)) {
                 ck_assert_uint_eq(pd_view_at(s->view, l, (pd_target)t)->rank, 0);
                 continue;
             }
@@ -110,7 +117,7 @@ static void compare(const subject *s, const double *c, const float *const *a0) {
 static void copy_a0(const subject *s, float **a0) {
     for (uint32_t k = 0; k < s->info.n_layers * PD_TARGETS; k++) {
         uint32_t out, in;
-        if (!(s->m.targets >> (k % PD_TARGETS) & 1))
+        if (k / PD_TARGETS < s->m.first_layer || !(s->m.targets >> (k % PD_TARGETS) & 1))
             continue;
         pd_model_shape(&s->info, (pd_target)(k % PD_TARGETS), &out, &in);
         size_t n = (size_t)s->m.rank * in * sizeof **a0;
@@ -218,6 +225,23 @@ START_TEST(lora_start) {
 }
 END_TEST
 
+/* From a layer on: the first coordinate is that layer's, and below it no adapter adds anything. */
+START_TEST(lower_layers_are_left_alone) {
+    static const pd_space_kind kinds[] = {PD_SPACE_ALIGNED, PD_SPACE_LORA};
+    pd_model_info info = tiny();
+    for (int k = 0; k < 2; k++) {
+        subject all = open_subject(kinds[k], 2, 2, ALL_TARGETS, &info),
+                upper = open_from(kinds[k], 1, 2, 2, ALL_TARGETS, &info);
+        ck_assert_uint_eq(pd_space_first_layer(all.space), 0);
+        ck_assert_uint_eq(pd_space_first_layer(upper.space), 1);
+        ck_assert_uint_eq(2 * upper.m.n_coords, all.m.n_coords);
+        check_meaning(&upper);
+        close_subject(&all);
+        close_subject(&upper);
+    }
+}
+END_TEST
+
 /* A run, a basis and a model that do not belong together. */
 START_TEST(mismatches_are_refused) {
     pd_model_info info = tiny(), deeper = tiny();
@@ -232,16 +256,24 @@ START_TEST(mismatches_are_refused) {
     ck_assert_int_eq(pd_space_open(&m, &info, thin, &s), PD_EMISMATCH);
     ck_assert_int_eq(pd_space_open(&m, &deeper, b, &s), PD_EMISMATCH);
     ck_assert_int_eq(pd_space_open(&bad, &info, b, &s), PD_EMISMATCH);
+    bad = m;
+    bad.first_layer = 1; /* and the basis begins at 0 */
+    bad.n_coords = pd_space_size(&bad, &info);
+    ck_assert_int_eq(pd_space_open(&bad, &info, b, &s), PD_EMISMATCH);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "layers differ"));
     ck_assert_ptr_null(s);
     m = manifest_of(PD_SPACE_LORA, 2, ALL_TARGETS, &info);
     ck_assert_int_eq(pd_space_open(&m, &deeper, NULL, &s), PD_EMISMATCH);
+    m.first_layer = 2;
+    ck_assert_int_eq(pd_space_open(&m, &info, NULL, &s), PD_EMISMATCH);
+    ck_assert_ptr_nonnull(strstr(pd_fail_text(), "from layer 2 on, and this model has 2"));
     pd_model_info gateless = info; /* as many coordinates, were gate not counted */
     gateless.no_gate = true;
     m = manifest_of(PD_SPACE_LORA, 2, ALL_TARGETS, &gateless);
     ck_assert_int_eq(pd_space_open(&m, &gateless, NULL, &s), PD_EMISMATCH);
     ck_assert_ptr_null(s);
     pd_basis *none = NULL;
-    ck_assert_int_eq(pd_basis_new(&gateless, 1u << PD_GATE, 0, 2, &none), PD_EMISMATCH);
+    ck_assert_int_eq(pd_basis_new(&gateless, 0, 1u << PD_GATE, 0, 2, &none), PD_EMISMATCH);
     m = manifest_of(PD_SPACE_LORA, 2, pd_model_targets(&gateless), &gateless);
     ck_assert_int_eq(pd_space_open(&m, &gateless, NULL, &s), PD_OK);
     pd_space_close(s);
@@ -353,6 +385,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, aligned_is_its_definition);
     tcase_add_test(tc, lora_is_its_definition);
     tcase_add_test(tc, lora_start);
+    tcase_add_test(tc, lower_layers_are_left_alone);
     tcase_add_test(tc, mismatches_are_refused);
     tcase_add_test(tc, aligned_gradient);
     tcase_add_test(tc, lora_gradient);

@@ -31,18 +31,18 @@ static inline pd_manifest manifest_of(pd_space_kind kind, uint32_t rank, uint32_
                      .eps = UINT64_C(1) << 33,   /* 2^-7 */
                      .scale = UINT64_C(1) << 32, /* 2^-8 */
                      .lr = UINT64_C(1) << 30};   /* 2^-10 */
-    m.n_coords = pd_space_size(kind, rank, targets, info);
+    m.n_coords = pd_space_size(&m, info);
     memset(m.seed, 7, sizeof m.seed);
     return m;
 }
 
-/* A basis of random vectors of about unit length, rounded as the file holds them, and random
- * scales. */
-static inline pd_basis *random_basis(const pd_model_info *info, uint32_t targets, uint32_t r1,
-                                     uint32_t r2, uint64_t from) {
+/* A basis, from layer `first` on, of random vectors of about unit length, rounded as the file holds
+ * them, and random scales. */
+static inline pd_basis *random_basis_of(const pd_model_info *info, uint32_t first, uint32_t targets,
+                                        uint32_t r1, uint32_t r2, uint64_t from) {
     pd_basis *b = NULL;
     pd_rng rng = {from};
-    ck_ok(pd_basis_new(info, targets, r1, r2, &b));
+    ck_ok(pd_basis_new(info, first, targets, r1, r2, &b));
     for (size_t k = 0; k < (size_t)info->n_layers * PD_TARGETS; k++) {
         pd_basis_matrix *x = &b->at[k];
         struct {
@@ -63,6 +63,11 @@ static inline pd_basis *random_basis(const pd_model_info *info, uint32_t targets
             x->d2[i] = (float)(1 + 0.5 * signed_uniform(&rng));
     }
     return b;
+}
+
+static inline pd_basis *random_basis(const pd_model_info *info, uint32_t targets, uint32_t r1,
+                                     uint32_t r2, uint64_t from) {
+    return random_basis_of(info, 0, targets, r1, r2, from);
 }
 
 /* A file of the given content under /tmp; unlink it. */
