@@ -9,8 +9,10 @@
 
 typedef struct pd_merge_tensor {
     const pd_tensor *t;
-    const pd_lowrank *add; /* NULL: no target of the run */
-    uint32_t type;         /* as it is written */
+    const pd_lowrank *add; /* NULL: no target of the run, or: */
+    const pd_dense *dense; /* a whole addition, from coordinate `first` on */
+    uint64_t first;
+    uint32_t type; /* as it is written */
 } pd_merge_tensor;
 
 typedef struct pd_merge {

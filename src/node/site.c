@@ -62,12 +62,26 @@ static pd_err restore_begun(pd_site *s) {
     return e;
 }
 
+pd_err pd_site_room(const pd_manifest *m) {
+    enum { COPIES = 5 };
+    uint64_t available, need = COPIES * sizeof(int32_t) * m->n_coords;
+    if (!pd_proc_bytes("/proc/meminfo", "MemAvailable", &available) || need <= available)
+        return PD_OK;
+    return pd_fail(PD_ENOMEM,
+                   "a node of %llu coordinates takes %llu MiB beside the model, and %llu MiB are "
+                   "free",
+                   (unsigned long long)m->n_coords, (unsigned long long)(need >> 20),
+                   (unsigned long long)(available >> 20));
+}
+
 /* The newest checkpoint that verifies, or the one it began with, or the base; then every record
  * since.  Records that are not here yet (before a log's base) are left to the running node.
  */
 static pd_err open_replica(pd_site *s) {
     pd_replica *r = &s->replica;
-    pd_err e = pd_replica_open(&s->manifest, r);
+    pd_err e = pd_site_room(&s->manifest);
+    if (!e)
+        e = pd_replica_open(&s->manifest, r);
     if (e)
         return e;
     int32_t *a = malloc(r->d * sizeof *a);

@@ -218,7 +218,7 @@ static pd_adapter random_adapter(const pd_model *m, uint32_t rank, uint64_t from
             p[k] = scale * (float)(pd_rng_uniform(&rng) - 0.5);
         at[n] = (pd_lowrank){rank, p, p + (size_t)rank * in};
     }
-    return (pd_adapter){at};
+    return (pd_adapter){.at = at};
 }
 
 static void free_adapter(const pd_model *m, pd_adapter *a) {
