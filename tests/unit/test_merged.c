@@ -37,6 +37,9 @@ static double want(const subject *s, uint32_t l, uint32_t t, uint32_t o, uint32_
     const pd_lowrank *x = pd_view_at(s->view, l, (pd_target)t);
     for (uint32_t k = 0; (s->manifest.targets >> t & 1) && k < x->rank; k++)
         sum += (double)x->up[(size_t)k * out + o] * (double)x->down[(size_t)k * in + i];
+    const pd_dense *d = pd_view_adapter(s->view)->dense;
+    if (d && s->manifest.targets >> t & 1)
+        sum += (double)pd_dense_at(d, d->first[l * PD_TARGETS + t] + (uint64_t)i * out + o);
     return sum;
 }
 
@@ -117,6 +120,12 @@ START_TEST(test_gguf) {
     close_subject(&s);
     s = open_subject(PD_SPACE_LORA, 1u << PD_K | 1u << PD_DOWN);
     check_gguf(&s, PD_GGML_F16, PD_GGML_F16);
+    close_subject(&s);
+    s = open_subject(PD_SPACE_FULL, ALL_TARGETS);
+    check_gguf(&s, PD_GGML_F32, PD_GGML_F32);
+    close_subject(&s);
+    s = open_subject(PD_SPACE_FULL, 1u << PD_V | 1u << PD_UP);
+    check_gguf(&s, PD_GGML_BF16, PD_GGML_BF16);
     close_subject(&s);
 }
 END_TEST
