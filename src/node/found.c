@@ -131,6 +131,26 @@ static pd_err fit_to_model(pd_founding *x) {
     return PD_OK;
 }
 
+/* A full space is as large as its matrices: say so, or refuse, before anything takes time. */
+static pd_err look_at_full(const pd_founding *x) {
+    const pd_manifest *m = &x->manifest;
+    char targets[PD_TARGETS * 8] = "";
+    for (uint32_t t = 0; t < PD_TARGETS; t++)
+        if (m->targets >> t & 1)
+            snprintf(targets + strlen(targets), sizeof targets - strlen(targets), "%s%s",
+                     *targets ? "," : "", pd_target_names[t]);
+    if (m->n_coords > PD_FULL_MAX)
+        return pd_fail(PD_EUSAGE,
+                       "a full space of %s has %llu coordinates, more than the %llu of the largest "
+                       "run: train fewer --targets, or a lora or aligned space",
+                       targets, (unsigned long long)m->n_coords, (unsigned long long)PD_FULL_MAX);
+    printf("full space: every entry of the matrices %s, %llu coordinates; embedding, head, norms "
+           "and biases stay as they are\n"
+           "  a node takes %llu MiB for them beside the model\n",
+           targets, (unsigned long long)m->n_coords, (unsigned long long)(pd_site_bytes(m) >> 20));
+    return pd_site_room(m);
+}
+
 static pd_err calibrate(pd_founding *x) {
     pd_calibrate_opts opts = pd_calibrate_defaults;
     pd_calibrate_report r;
@@ -248,7 +268,7 @@ pd_err pd_found(pd_founding *x) {
     pd_identity_new(&founder);
     describe_run(x, &founder);
     if (x->manifest.space == PD_SPACE_FULL)
-        e = pd_site_room(&x->manifest);
+        e = look_at_full(x);
     if (!e && x->manifest.space == PD_SPACE_ALIGNED)
         e = calibrate(x);
     if (!e)
@@ -279,7 +299,8 @@ void pd_founding_flags(pd_founding *x, bool model, pd_flag out[PD_FOUNDING_FLAGS
         {"calibrate", 0, PD_FLAG_TEXT, &x->calibrate, 0, 0, "FILE",
          "public records that give the run its basis"},
         PD_LOCAL_FLAGS(&x->local),
-        {"space", 0, PD_FLAG_TEXT, &x->space, 0, 0, "KIND", "aligned, lora or full (default aligned)"},
+        {"space", 0, PD_FLAG_TEXT, &x->space, 0, 0, "KIND",
+         "aligned, lora or full (default aligned)"},
         {"rank", 0, PD_FLAG_U32, &x->rank, 1, PD_RANK_MAX / 2, "R", "of each matrix (default 4)"},
         {"alpha", 0, PD_FLAG_U32, &x->alpha, 1, 1024, "N",
          "lora's factor times its rank (default 16)"},

@@ -62,14 +62,18 @@ static pd_err restore_begun(pd_site *s) {
     return e;
 }
 
+uint64_t pd_site_bytes(const pd_manifest *m) {
+    enum { COPIES = 7 };
+    return COPIES * sizeof(int32_t) * m->n_coords;
+}
+
 pd_err pd_site_room(const pd_manifest *m) {
-    enum { COPIES = 5 };
-    uint64_t available, need = COPIES * sizeof(int32_t) * m->n_coords;
+    uint64_t available, need = pd_site_bytes(m);
     if (!pd_proc_bytes("/proc/meminfo", "MemAvailable", &available) || need <= available)
         return PD_OK;
     return pd_fail(PD_ENOMEM,
                    "a node of %llu coordinates takes %llu MiB beside the model, and %llu MiB are "
-                   "free",
+                   "free (a space of fewer --targets, or a lora or aligned one, takes less)",
                    (unsigned long long)m->n_coords, (unsigned long long)(need >> 20),
                    (unsigned long long)(available >> 20));
 }

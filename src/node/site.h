@@ -92,9 +92,13 @@ PD_CHECKED pd_err pd_site_check_model(const pd_manifest *m, const pd_base *b, co
 /* Trust the checkpoint that the node began with no longer: back to the base model, for good. */
 PD_CHECKED pd_err pd_site_forget_checkpoint(pd_site *s);
 
-/* Is there memory for a node of this run's coordinates: the replica's and a copy to seal, one to
- * begin from and two files of a checkpoint; 4 bytes each a coordinate?  Asked before they are
- * touched, since Linux grants memory that it has not got.  Errors: PD_ENOMEM (both numbers).
+/* Memory that a node takes for a run's coordinates, at most: the replica's and a copy to seal, three
+ * while a checkpoint is written, two files that are served; 4 bytes each a coordinate.  Models,
+ * views and activations are not in it.
+ */
+uint64_t pd_site_bytes(const pd_manifest *m);
+/* Are so many there?  Asked before they are touched, since Linux grants memory that it has not got
+ * and kills whoever uses it.  Errors: PD_ENOMEM (both numbers).
  */
 PD_CHECKED pd_err pd_site_room(const pd_manifest *m);
 

@@ -15,11 +15,15 @@ enum {
     AUDIT_MOST = 1 << 12, /* records of the audit replayed between two probes */
     QUIET_MS = 3000,      /* nothing new for so long: time to judge what stands */
     DIGEST_MS = 1000,
+    DIGEST_SHARE = 20, /* at least that, and twenty times what one takes */
     CHECKPOINT_MS = 60000,
-    HELD_MS = 10000, /* at least this between two held-out losses, */
-    HELD_SHARE = 10, /* and ten times what one takes */
-    RISING_MOST = 8, /* this many in a row above the best by the margin: stop speaking */
+    CHECKPOINT_BYTES_MS = 1000, /* and no more than a megabyte a second to the disk */
+    HELD_MS = 10000,            /* at least this between two held-out losses, */
+    HELD_SHARE = 10,            /* and ten times what one takes */
+    RISING_MOST = 8,            /* this many in a row above the best by the margin: stop speaking */
 };
+/* Nor more of them than make so many updates of coordinates: a second or so of one core. */
+static const uint64_t UPDATES_MOST = UINT64_C(1) << 35;
 static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02;
 
 const char *const pd_trainer_state_names[] = {"starting", "waiting", "training",
@@ -81,8 +85,9 @@ static void publish(pd_trainer *t, bool now) {
         memcpy(t->status.digest, digest, sizeof digest);
         t->status.records = r->records;
         pthread_mutex_unlock(&t->lock);
+        uint64_t took = pd_clock_ms() - ms;
         t->digest_changes = r->changes;
-        t->digest_due_ms = ms + DIGEST_MS;
+        t->digest_due_ms = ms + (took * DIGEST_SHARE > DIGEST_MS ? took * DIGEST_SHARE : DIGEST_MS);
     }
     if (t->waits)
         return; /* it holds what does not count: not to be kept */
@@ -91,7 +96,8 @@ static void publish(pd_trainer *t, bool now) {
         pd_replica_sealed(r, t->sealed, digest);
         t->conf.hooks.checkpoint(t->conf.hooks.ctx, r, t->sealed, digest);
         t->checkpoint_changes = r->changes;
-        t->checkpoint_due_ms = ms + CHECKPOINT_MS;
+        uint64_t slow = r->d * sizeof *r->a / CHECKPOINT_BYTES_MS;
+        t->checkpoint_due_ms = ms + (slow > CHECKPOINT_MS ? slow : CHECKPOINT_MS);
     }
 }
 
@@ -179,10 +185,15 @@ static void wait_for_prefixes(pd_trainer *t) {
     t->behind = whole;
 }
 
+static uint64_t at_once(const pd_trainer *t, uint64_t records) {
+    uint64_t most = UPDATES_MOST / t->conf.replica->d;
+    return most < PD_REPLAY_FUSED ? PD_REPLAY_FUSED : most < records ? most : records;
+}
+
 static void follow(pd_trainer *t) {
-    uint64_t folded = 0;
+    uint64_t folded = 0, most = at_once(t, FOLLOW_MOST);
     t->behind = false;
-    pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
+    pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, most, &folded);
     if (e == PD_ENOENT) {
         wait_for_prefixes(t);
         return;
@@ -197,7 +208,7 @@ static void follow(pd_trainer *t) {
         pd_error("replay stops: %s", pd_fail_text());
         t->lost = true;
     } else {
-        t->behind = folded == FOLLOW_MOST;
+        t->behind = folded == most;
     }
 }
 
@@ -232,18 +243,18 @@ static void conclude_audit(pd_trainer *t) {
 
 /* A step of it, as soon as every log is whole. */
 static void audit(pd_trainer *t) {
-    uint64_t folded = 0;
+    uint64_t folded = 0, most = at_once(t, AUDIT_MOST);
     if (!t->audit || t->behind || t->waits || t->lost || pd_ledger_lacking(t->conf.ledger))
         return;
     pd_err e = t->fresh.a ? PD_OK : pd_replica_open(t->conf.manifest, &t->fresh);
     if (!e)
-        e = pd_replica_follow(&t->fresh, t->conf.ledger, AUDIT_MOST, &folded);
+        e = pd_replica_follow(&t->fresh, t->conf.ledger, most, &folded);
     if (e)
         pd_warn("the checkpoint's audit does not go on: %s", pd_fail_text());
     pthread_mutex_lock(&t->lock);
     t->status.audited = t->fresh.records;
     pthread_mutex_unlock(&t->lock);
-    if (!e && folded < AUDIT_MOST && same_records(t->conf.replica, &t->fresh))
+    if (!e && folded < most && same_records(t->conf.replica, &t->fresh))
         conclude_audit(t);
 }
 
