@@ -137,12 +137,13 @@ static void take_voice(pd_trainer *t, const pd_author *author) {
     }
 }
 
-/* Can a record made now be the core's next one?  Not while the ledger has more to fold, nor while
- * the core stands further on than the replica: what it took from us and we took back comes sealed.
+/* Can a record made now be the core's next one?  Not while the ledger has more to fold or lacks
+ * what is to be, nor while the core stands further on than the replica: what it took from us and we
+ * took back comes sealed.
  */
 static bool in_step(const pd_trainer *t) {
     const pd_replica *r = t->conf.replica;
-    return !t->behind && pd_has_room(r) && pd_replica_next_step(r) >= t->core_step;
+    return !t->behind && !t->waits && pd_has_room(r) && pd_replica_next_step(r) >= t->core_step;
 }
 
 /* Take what others left for the thread; returns whether it should end. */
