@@ -147,8 +147,13 @@ static pd_err look_at_full(const pd_founding *x) {
     printf("full space: every entry of the matrices %s, %llu coordinates; embedding, head, norms "
            "and biases stay as they are\n"
            "  a node takes %llu MiB for them beside the model\n",
-           targets, (unsigned long long)m->n_coords, (unsigned long long)(pd_site_bytes(m) >> 20));
-    return pd_site_room(m);
+           targets, (unsigned long long)m->n_coords,
+           (unsigned long long)(pd_site_bytes(m, false) >> 20));
+    if (pd_base_is_folder(x->config.model))
+        pd_warn("%s is a Hugging Face folder: what a full space learns can be exported where the "
+                "base is a GGUF file",
+                x->config.model);
+    return pd_site_room(m, pd_config_projects(&x->config));
 }
 
 static pd_err calibrate(pd_founding *x) {

@@ -55,6 +55,11 @@ static pd_err check_digest(const pd_merge *x) {
     return PD_OK;
 }
 
+/* A low-rank adapter has other formats; a full space has none. */
+static const char *otherwise(const pd_merge *x) {
+    return x->of->manifest->space == PD_SPACE_FULL ? "" : " (export it with --format peft or gguf)";
+}
+
 /* Every target of the run must be a tensor of its own, of the shape that the view adds to. */
 static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
     char name[PD_GGUF_NAME_MAX];
@@ -75,11 +80,9 @@ static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
         at->type = pd_merge_type(x->of, at->t->type);
         return PD_OK;
     }
-    return pd_fail(
-        PD_EUNSUPPORTED,
-        "%s has no tensor %s of %u x %u: the adapter cannot be merged into it (export it "
-        "with --format peft or gguf)",
-        x->of->base, name, out, in);
+    return pd_fail(PD_EUNSUPPORTED,
+                   "%s has no tensor %s of %u x %u: what was learnt cannot be merged into it%s",
+                   x->of->base, name, out, in, otherwise(x));
 }
 
 static pd_err find_targets(pd_merge *x) {
@@ -107,8 +110,8 @@ pd_err pd_merge_open(const pd_merged *of, pd_merge *out) {
     if (pd_base_is_folder(of->base))
         return pd_fail(PD_EUNSUPPORTED,
                        "a merged model is made from a GGUF file, and the base %s is a Hugging Face "
-                       "folder: use --format peft",
-                       of->base);
+                       "folder%s",
+                       of->base, of->manifest->space == PD_SPACE_FULL ? "" : ": use --format peft");
     pd_err e = pd_gguf_open(of->base, &out->base);
     if (!e)
         e = check_digest(out);
