@@ -74,6 +74,17 @@ static void evaluate(pd_trainer *t) {
         say_held(&loss, records);
 }
 
+/* Between two checkpoints. */
+static uint64_t checkpoint_ms(const pd_trainer *t) {
+    uint64_t slow = t->conf.replica->d * sizeof(int32_t) / CHECKPOINT_BYTES_MS;
+    return slow > CHECKPOINT_MS ? slow : CHECKPOINT_MS;
+}
+
+/* Is a checkpoint too much for each record that comes while nothing else is done? */
+static bool is_large(const pd_trainer *t) {
+    return checkpoint_ms(t) > CHECKPOINT_MS;
+}
+
 static void publish(pd_trainer *t, bool now) {
     uint64_t ms = pd_clock_ms();
     pd_replica *r = t->conf.replica;
@@ -96,8 +107,7 @@ static void publish(pd_trainer *t, bool now) {
         pd_replica_sealed(r, t->sealed, digest);
         t->conf.hooks.checkpoint(t->conf.hooks.ctx, r, t->sealed, digest);
         t->checkpoint_changes = r->changes;
-        uint64_t slow = r->d * sizeof *r->a / CHECKPOINT_BYTES_MS;
-        t->checkpoint_due_ms = ms + (slow > CHECKPOINT_MS ? slow : CHECKPOINT_MS);
+        t->checkpoint_due_ms = ms + checkpoint_ms(t);
     }
 }
 
@@ -299,7 +309,7 @@ static void *run(void *arg) {
         t->status.state = state_of(t, may, more);
         t->status.waits = t->waits;
         pthread_mutex_unlock(&t->lock);
-        publish(t, (!may || !more) && !t->behind);
+        publish(t, (!may || !more) && !t->behind && !is_large(t));
         if (may && more) {
             if (pd_clock_ms() >= t->held_due_ms)
                 evaluate(t);
@@ -369,6 +379,7 @@ static pd_err prepare(pd_trainer *t) {
     pd_replica_sealed(t->conf.replica, t->sealed, t->status.digest);
     t->digest_changes = t->checkpoint_changes = t->conf.replica->changes;
     t->status.records = t->conf.replica->records;
+    t->checkpoint_due_ms = is_large(t) ? pd_clock_ms() + checkpoint_ms(t) : 0;
     return PD_OK;
 }
 
