@@ -316,11 +316,58 @@ START_TEST(some_targets) {
 }
 END_TEST
 
+/* A node's model is asked to continue a text while it is one: a session has to see what the probe
+ * saw. */
+START_TEST(a_session_sees_them) {
+    enum { TOKENS = 40 };
+    micro m = make(false, false, 24);
+    whole x;
+    pd_work *w;
+    pd_batch *b;
+    pd_session *s;
+    pd_loss loss;
+    float nll[TOKENS], logits[24];
+    uint32_t ids[TOKENS], len = TOKENS;
+    uint8_t scored[TOKENS];
+    pd_rng rng = {5};
+    open_whole(&x, &m, (1 << PD_TARGETS) - 1);
+    pd_model *model = open_file(m.path);
+    const pd_adapter *side = &x.side[0];
+    for (uint32_t i = 0; i < TOKENS; i++)
+        ids[i] = pd_rng_below(&rng, 24);
+    memset(scored, 1, sizeof scored);
+    pd_example e = {.kind = PD_EXAMPLE_NLL,
+                    .n_seqs = 1,
+                    .seq_len = &len,
+                    .ids = ids,
+                    .scored = scored,
+                    .n_tokens = len};
+    ck_assert(pd_work_open(model, TOKENS, 1, false, &w) == PD_OK);
+    ck_assert(pd_batch_open(TOKENS, 1, &b) == PD_OK && pd_batch_add(b, &e));
+    pd_model_forward(model, w, b, &side, 1, &loss, nll);
+    ck_assert(pd_session_open(model, TOKENS, &s) == PD_OK);
+    for (uint32_t i = 0; i + 1 < TOKENS; i++) {
+        double sum = 0;
+        ck_assert(pd_session_push(s, side, ids + i, 1, logits) == PD_OK);
+        for (int v = 0; v < 24; v++)
+            sum += exp((double)logits[v]);
+        ck_assert_double_eq_tol(log(sum) - (double)logits[ids[i + 1]], (double)nll[i], 2e-5);
+    }
+    pd_session_close(s);
+    pd_batch_close(b);
+    pd_work_close(w);
+    pd_model_close(model);
+    close_whole(&x);
+    drop(&m);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, every_entry_has_its_place);
     tcase_add_test(tc, the_layout_is_where_things_are);
     tcase_add_test(tc, whole_additions_are_the_file_with_the_sums);
     tcase_add_test(tc, some_targets);
+    tcase_add_test(tc, a_session_sees_them);
 }
 
 PD_TEST_MAIN("dense", 60)
