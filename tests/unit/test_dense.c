@@ -133,6 +133,7 @@ static void check_copy(order o, uint32_t n0, uint32_t n1, uint32_t in, bool bf16
 START_TEST(every_entry_has_its_place) {
     static const uint32_t shapes[][3] = {
         {64, 64, 32}, {128, 192, 64}, {5, 3, 7}, {100, 29, 33}, {1, 70, 1}};
+    (void)pd_pool_set(1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         check_copy(PLAIN, shapes[i][0], shapes[i][1], shapes[i][2], false);
         check_copy(BLOCKS, shapes[i][0], shapes[i][1], shapes[i][2], false);
@@ -146,6 +147,7 @@ END_TEST
 /* The layout that is read out of oneDNN is where it packs: an entry is found where it should be. */
 START_TEST(the_layout_is_where_things_are) {
     static const uint32_t shapes[][2] = {{64, 32}, {960, 576}, {37, 11}, {20, 28}};
+    (void)pd_pool_set(1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int half = 0; half <= pd_gemm_has_bf16(); half++) {
             uint32_t out = shapes[i][0], in = shapes[i][1];
@@ -232,7 +234,7 @@ static void fill_batch(pd_batch *b, uint32_t seqs, uint32_t vocab) {
 static pd_model *open_file(const char *path) {
     pd_gguf *g;
     pd_model *m;
-    pd_model_opts o = {.compute = PD_COMPUTE_F32, .threads = 2};
+    pd_model_opts o = {.compute = PD_COMPUTE_F32, .threads = 1};
     ck_assert_msg(pd_gguf_open(path, &g) == PD_OK && pd_model_open(g, &o, &m) == PD_OK, "%s",
                   pd_fail_text());
     pd_gguf_close(g);
