@@ -50,7 +50,7 @@ int ctl_export(ctl *c, int argc, char **argv) {
     const pd_command_help text = {
         "peerctl [-d DIR] export [--format FORMAT] [--type TYPE] OUT",
         "Write what the node has learnt. Works on a stopped node too (peerd export).\n"
-        "  peft                OUT/: the adapter as a rank-r LoRA for PEFT\n"
+        "  peft                OUT/: the adapter as a rank-r LoRA for PEFT (not of a full space)\n"
         "  gguf                OUT: the same for llama.cpp (--lora OUT)\n"
         "  merged-gguf         OUT: base, a GGUF file, and adapter as one model\n"
         "  merged-safetensors  OUT/: the same for Hugging Face; of a GGUF file without a "

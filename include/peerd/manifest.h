@@ -22,6 +22,7 @@
  *                                                    carry no coordinates
  *   space.basis space.basis_bytes                    aligned only
  *   space.alpha space.seed                           lora only
+ *                                                    (full has neither, and rank 0)
  *
  * Digests and keys are lower-case hex, numbers decimal, targets names joined by commas in their
  * order.
@@ -36,7 +37,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum pd_space_kind { PD_SPACE_ALIGNED, PD_SPACE_LORA } pd_space_kind;
+typedef enum pd_space_kind { PD_SPACE_ALIGNED, PD_SPACE_LORA, PD_SPACE_FULL } pd_space_kind;
+#define PD_FULL_MAX (UINT64_C(1) << 27) /* coordinates of a full space: a checkpoint of 512 MiB */
 typedef enum pd_schedule_kind {
     PD_SCHEDULE_CONSTANT,
     PD_SCHEDULE_LINEAR,
@@ -52,13 +54,13 @@ typedef struct pd_manifest {
     uint8_t model_digest[32], tokenizer_digest[32];
     char model_name[64], model_arch[16]; /* printable ASCII; other characters are written as '?' */
     pd_space_kind space;
-    uint32_t rank;            /* 1..64 */
-    uint32_t alpha;           /* lora: dW = alpha / rank * B A; 0 for aligned */
+    uint32_t rank;            /* 1..64; 0 for full */
+    uint32_t alpha;           /* lora: dW = alpha / rank * B A; else 0 */
     uint32_t targets;         /* bit t: target t (pd_target) is trained */
     uint32_t first_layer;     /* layers [first_layer, L) are trained, those below are the base's */
     uint8_t basis_digest[32]; /* aligned: BLAKE2b-256 of the basis file */
-    uint64_t basis_bytes;     /* aligned: its size; 0 for lora */
-    uint8_t seed[32];         /* lora: seed of A_0; zero for aligned */
+    uint64_t basis_bytes;     /* aligned: its size; else 0 */
+    uint8_t seed[32];         /* lora: seed of A_0; else zero */
     uint32_t unit_bits;       /* F: a counts units of 2^-F, 8..30 */
     uint64_t n_coords;        /* d */
     uint64_t eps;             /* probe distance */

@@ -3,7 +3,7 @@
  *   data > tokens > LOSS PAIR > byte > ledger > gossip > replay > weights
  *
  *   x = E[ids];  per layer:  x += O(attn(rope(Q h), rope(K h), V h)), h = rms(x);   x += D(silu(G h) . U h), h = rms(x)
- *   logits = W_head rms(x)                                   [1], [2], [3]; every matrix W may carry a low-rank addition
+ *   logits = W_head rms(x)                          [1], [2], [3]; every matrix W may carry a low-rank or a whole addition
  *
  * That is Llama.  Qwen2, Qwen3, Mistral, GPT-2, GPT-NeoX and OPT are the same passes with the differences that
  * pd_model_info names.
@@ -98,9 +98,39 @@ typedef struct pd_lowrank {
     const float *down; /* (rank, in)  */
     const float *up;   /* (rank, out) : transposed, so that rank is slowest in both */
 } pd_lowrank;
+
+/* Whole additions to target matrices W (out, in): dW[o][i] = x_k,  k = first + i out + o  (o runs fastest, as packed
+ * weights lie), where
+ *
+ *   x_k = c_k,  or  unit a_k + s_k eps
+ *
+ * Nothing is stored a matrix: W + dW is made in packed form just before its product, a copy a side.  Everything
+ * borrowed.
+ */
+#define PD_DENSE_NONE UINT64_MAX
+typedef struct pd_dense {
+    const uint64_t *first; /* (L * PD_TARGETS) of each matrix; PD_DENSE_NONE: it is W alone */
+    uint64_t n;            /* entries of the arrays below */
+    const float *c;        /* or NULL: */
+    const int32_t *a;      /* or NULL for zero */
+    const uint8_t *signs;  /* s_k = +1 where bit k%8 of byte k/8 is set, else -1; or NULL for no perturbation */
+    float unit, eps;
+} pd_dense;
+
 typedef struct pd_adapter {
-    const pd_lowrank *at; /* (L * PD_TARGETS) */
+    const pd_lowrank *at;  /* (L * PD_TARGETS), or NULL for none */
+    const pd_dense *dense; /* or NULL */
 } pd_adapter;
+
+/* x_k. */
+static inline float pd_dense_at(const pd_dense *d, uint64_t k) {
+    if (d->c)
+        return d->c[k];
+    float x = d->a ? (float)d->a[k] * d->unit : 0.0f;
+    if (d->signs)
+        x += d->signs[k / 8] >> (k % 8) & 1 ? d->eps : -d->eps;
+    return x;
+}
 
 enum {
     PD_SIDES_MAX = 2,

@@ -33,7 +33,7 @@ typedef struct field {
 enum { ALWAYS = -1, WITH_PARENT = -2, WITH_FIRST_LAYER = -3 };
 enum { LAYERS_MAX = 1024 }; /* of a model (weights.c) */
 
-static const char *const spaces[] = {"aligned", "lora", NULL};
+static const char *const spaces[] = {"aligned", "lora", "full", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const targets[] = {"q", "k", "v", "o", "gate", "up", "down", NULL};
 static const char *const formats[] = {"1", "2", "3", NULL};
@@ -153,7 +153,7 @@ static bool is_written(const pd_manifest *m, const field *f) {
 }
 
 void pd_manifest_write(const pd_manifest *m, char out[PD_MANIFEST_MAX], size_t *n) {
-    assert(m->space <= PD_SPACE_LORA && m->schedule <= PD_SCHEDULE_COSINE);
+    assert(m->space <= PD_SPACE_FULL && m->schedule <= PD_SCHEDULE_COSINE);
     size_t used = 0;
     for (const field *f = fields; f < fields + N_FIELDS; f++) {
         char value[72];
@@ -331,10 +331,11 @@ static pd_err outside(const char *what, const char *bounds) {
 }
 
 static pd_err check_space(const pd_manifest *m) {
-    if (m->space != PD_SPACE_ALIGNED && m->space != PD_SPACE_LORA)
-        return outside("the space", "aligned or lora");
-    if (m->rank < 1 || m->rank > 64)
-        return outside("the rank", "1 to 64");
+    bool full = m->space == PD_SPACE_FULL;
+    if (m->space > PD_SPACE_FULL)
+        return outside("the space", "aligned, lora or full");
+    if (full ? m->rank != 0 : m->rank < 1 || m->rank > 64)
+        return outside("the rank", full ? "0 in a full space, which has none" : "1 to 64");
     if (m->targets < 1 || m->targets >= 1U << (sizeof targets / sizeof *targets - 1))
         return outside("the targets", "at least one of q k v o gate up down");
     if (m->first_layer >= LAYERS_MAX)
@@ -343,6 +344,11 @@ static pd_err check_space(const pd_manifest *m) {
         return outside("the unit bits", "8 to 30");
     if (m->n_coords < 1 || m->n_coords > PD_COORDS_MAX)
         return outside("the number of coordinates", "1 to 2^34");
+    if (full)
+        return m->n_coords > PD_FULL_MAX
+                   ? outside("the number of coordinates of a full space",
+                             "at most 134217728: train fewer --targets, or a lora or aligned space")
+                   : PD_OK;
     if (m->space == PD_SPACE_LORA)
         return m->alpha < 1 || m->alpha > 4096 ? outside("alpha", "1 to 4096") : PD_OK;
     if (m->basis_bytes < 1 || m->basis_bytes > PD_BASIS_MAX)

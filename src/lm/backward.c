@@ -5,6 +5,7 @@
  * backwards.  Gradients of norms and embedding are nobody's, so they are not made.  In bf16 the
  * products round their inputs as the forward does; everything between them is float.
  */
+#include "dense.h"
 #include "reverse.h"
 
 #include <assert.h>
@@ -15,6 +16,17 @@ static void *take(pd_work *w, size_t bytes, bool *ok) {
     void *p = *ok ? pd_arena_take(&w->arena, bytes) : NULL;
     *ok = p != NULL;
     return p;
+}
+
+/* One target's whole addition. */
+static float *take_plain(pd_work *w, const pd_model_info *i) {
+    size_t most = 0;
+    for (uint32_t t = 0; t < PD_TARGETS; t++) {
+        uint32_t out, in;
+        pd_model_shape(i, (pd_target)t, &out, &in);
+        most = (size_t)out * in > most ? (size_t)out * in : most;
+    }
+    return pd_arena_take(&w->copies, most * sizeof(float));
 }
 
 bool pd_reverse_open(pd_work *w, const pd_model *m) {
@@ -53,6 +65,8 @@ bool pd_reverse_open(pd_work *w, const pd_model *m) {
     v->dlogits = take(w, (size_t)PD_HEAD_ROWS * PD_SLICE * f, &ok);
     v->dhs = take(w, predictions * i->width * f, &ok);
     v->dsingle = take(w, i->width * f, &ok);
+    v->plain = take_plain(w, i);
+    ok &= v->plain != NULL;
     w->back = v;
     return ok;
 }
@@ -113,7 +127,9 @@ static void lowrank_rows(void *ctx, size_t i) {
                           (float *)p->out + (size_t)row * in);
 }
 
-/* Gradient through one target:  dx = (or +=) dy W + (dy up^T) down. */
+/* Gradient through one target:  dx = (or +=) dy (W + dW), with dW's part by factors,
+ * (dy up^T) down, or plain: it is there in the other order, so W's packed form cannot be shifted by
+ * it as forwards, and this costs a product more. */
 static void target_back(const pd_run *r, uint32_t layer, pd_target t, const float *dy, float *dx,
                         bool add) {
     uint32_t out, in;
@@ -130,6 +146,8 @@ static void target_back(const pd_run *r, uint32_t layer, pd_target t, const floa
         p.out = dx;
         over_rows(&p, lowrank_rows);
     }
+    if (pd_dense_plain(r->side[0], &r->m->info, layer, t, r->w->back->plain))
+        pd_gemm(false, true, r->tokens, in, out, 1.0f, dy, r->w->back->plain, 1.0f, dx);
 }
 
 static void norm_back_rows(void *ctx, size_t i) {

@@ -14,10 +14,11 @@
 enum {
     PD_SLICE =
         4096, /* columns of the head a product makes: logits stay in the second-level cache ... */
-    PD_HEAD_ROWS = 256, /* ... 4 MB of them */
-    PD_FFN_ROWS = 256,  /* rows of gate | up made at a time: 3 MB at F = 1,536 stay in the
-                           second-level cache */
-    PD_BLOCK = 16,      /* rows of one parallel item */
+    PD_HEAD_ROWS = 256,  /* ... 4 MB of them */
+    PD_FFN_ROWS = 256,   /* rows of gate | up made at a time: 3 MB at F = 1,536 stay in the
+                            second-level cache */
+    PD_BLOCK = 16,       /* rows of one parallel item */
+    PD_SPILL_ROWS = 128, /* more than a product's rows can be rounded up by */
 };
 
 typedef struct pd_norm {
@@ -110,8 +111,12 @@ struct pd_work {
                                log-probability */
     float *choice_logp;     /* (sides * max_choices) */
     uint32_t max_choices;
-    struct pd_reverse *back; /* or NULL */
-    uint32_t lowest;         /* layer where reverse mode ends */
+    pd_arena copies;            /* of those below; untouched, so without memory, until an adapter
+                                   has a whole addition (dense.h) */
+    void *own[PD_SIDES_MAX][2]; /* a side's own weights, packed */
+    float *spill;               /* (PD_SPILL_ROWS, C) */
+    struct pd_reverse *back;    /* or NULL */
+    uint32_t lowest;            /* layer where reverse mode ends */
 };
 
 /* One traversal. */
@@ -150,7 +155,7 @@ void pd_head_loss(const pd_work *w, const pd_batch *b, uint32_t side, pd_loss *o
 void pd_head_backward(const pd_run *r, const pd_batch *b, float *dx);
 
 static inline const pd_lowrank *pd_lowrank_at(const pd_adapter *a, uint32_t layer, pd_target t) {
-    return a && a->at[layer * PD_TARGETS + t].rank ? &a->at[layer * PD_TARGETS + t] : NULL;
+    return a && a->at && a->at[layer * PD_TARGETS + t].rank ? &a->at[layer * PD_TARGETS + t] : NULL;
 }
 
 /* out = norm(x), and dx += its gradient, of rows of C. */

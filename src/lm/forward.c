@@ -4,7 +4,7 @@
  * positions, norm), so that activations are walked once while they are near.  Row blocks never
  * straddle two sides, whose adapters differ.
  */
-#include "engine.h"
+#include "dense.h"
 
 #include <assert.h>
 #include <math.h>
@@ -204,10 +204,12 @@ void pd_run_attention(const pd_run *r, uint32_t layer) {
     pass p = all_rows(r, layer);
     if (!r->m->info.parallel)
         p.norm = &l->ffn_norm;
-    pd_gemm_run(&l->qkv, p.rows, w->h, w->qkv, false);
+    pd_own qkv = pd_own_make(r, layer, PD_Q, PD_V, &l->qkv, PD_COPY_A);
+    pd_own_run(r, &qkv, 0, p.rows, w->h, w->qkv, false);
     over_rows(&p, qkv_rows);
     pd_parallel((size_t)w->n_tasks * r->m->heads.n, attend_task, &p);
-    pd_gemm_run(&l->o, p.rows, w->att, w->x, true);
+    pd_own o = pd_own_make(r, layer, PD_O, PD_O, &l->o, PD_COPY_A);
+    pd_own_run(r, &o, 0, p.rows, w->att, w->x, true);
     over_rows(&p, o_rows);
 }
 
@@ -252,19 +254,20 @@ void pd_run_ffn(const pd_run *r, uint32_t layer, bool down) {
     pd_work *w = r->w;
     bool last = layer + 1 == m->info.n_layers;
     size_t c = m->info.width;
-    uint32_t rows = r->tokens * r->n_sides;
-    for (uint32_t at = 0; at < rows; at += w->ffn_rows) {
-        pass p = {.r = r,
-                  .layer = layer,
-                  .first = at,
-                  .rows = rows - at < w->ffn_rows ? rows - at : w->ffn_rows};
+    uint32_t rows = r->tokens * r->n_sides, n;
+    pd_own gate_up = pd_own_make(r, layer, PD_GATE, PD_UP, &l->gate_up, PD_COPY_A), own = {0};
+    if (down)
+        own = pd_own_make(r, layer, PD_DOWN, PD_DOWN, &l->down, PD_COPY_B);
+    for (uint32_t at = 0; at < rows; at += n) {
+        n = pd_own_rows(r, at, w->ffn_rows, rows);
+        pass p = {.r = r, .layer = layer, .first = at, .rows = n};
         if (!last)
             norms_before(&p, layer + 1);
-        pd_gemm_run(&l->gate_up, p.rows, pd_row(w->h_ffn, at, c, m->half), w->gu, false);
+        pd_own_run(r, &gate_up, at, n, pd_row(w->h_ffn, at, c, m->half), w->gu, false);
         over_rows(&p, gate_up_rows);
         if (!down)
             continue;
-        pd_gemm_run(&l->down, p.rows, w->act, w->x + at * c, true);
+        pd_own_run(r, &own, at, n, w->act, w->x + at * c, true);
         over_rows(&p, down_rows);
     }
 }

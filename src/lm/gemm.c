@@ -288,6 +288,35 @@ bool pd_gemm_bf16_pays(void) {
     return known;
 }
 
+/* Dimension `which` of oneDNN's (in, out): inner blocks are listed from the outermost. */
+static void layout_dim(const dnnl_blocking_desc_t *b, int which, pd_layout_dim *out) {
+    size_t stride = 1;
+    *out = (pd_layout_dim){.outer = (size_t)b->strides[which]};
+    for (int i = b->inner_nblks; i-- > 0;) {
+        if (b->inner_idxs[i] == which) {
+            assert(out->n < sizeof out->block / sizeof *out->block);
+            out->block[out->n] = (uint32_t)b->inner_blks[i];
+            out->stride[out->n++] = stride;
+        }
+        stride *= (size_t)b->inner_blks[i];
+    }
+}
+
+void pd_gemm_layout(const pd_matrix *m, pd_layout *out) {
+    pthread_mutex_lock(&door.lock);
+    const dnnl_memory_desc_t *md = &door.shapes[m->shape].packed;
+    assert(md->format_kind == dnnl_blocked && md->offset0 == 0);
+    const dnnl_blocking_desc_t *b = &md->format_desc.blocking;
+    pd_layout l = {.bytes = dnnl_memory_desc_get_size(md)};
+    layout_dim(b, 0, &l.in);
+    layout_dim(b, 1, &l.out);
+    l.run = l.out.n ? l.out.block[0] : m->out;
+    l.step = (uint32_t)(l.out.n ? l.out.stride[0] : l.out.outer);
+    l.padded = l.bytes != (size_t)m->out * m->in * (m->bf16 ? 2 : 4);
+    pthread_mutex_unlock(&door.lock);
+    *out = l;
+}
+
 uint32_t pd_gemm_rows(uint32_t rows) {
     uint32_t r = 1;
     while (r < rows && r < STEP_ROWS)

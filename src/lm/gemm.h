@@ -38,6 +38,34 @@ bool pd_gemm_bf16_pays(void);
 PD_CHECKED pd_err pd_gemm_pack(pd_arena *a, const float *w, uint32_t out, uint32_t in,
                                bool transposed, bool bf16, pd_matrix *m);
 
+/* How a packed matrix lies: entry W[o][i] is element  pd_layout_at(&l->in, i) +
+ * pd_layout_at(&l->out, o)  of `data`. `run` outputs, from a multiple of `run` on, are `step`
+ * elements apart; the bytes hold zeros where the kernel wants whole blocks and there is no entry
+ * (`padded`).
+ */
+typedef struct pd_layout_dim { /* one digit a blocking, the innermost first, and the rest */
+    uint32_t n, block[4];
+    size_t stride[4], outer;
+} pd_layout_dim;
+typedef struct pd_layout {
+    pd_layout_dim in, out;
+    uint32_t run, step;
+    size_t bytes;
+    bool padded;
+} pd_layout;
+
+static inline size_t pd_layout_at(const pd_layout_dim *d, uint32_t k) {
+    size_t at = 0;
+    for (uint32_t b = 0; b < d->n; b++) {
+        at += k % d->block[b] * d->stride[b];
+        k /= d->block[b];
+    }
+    return at + k * d->outer;
+}
+
+/* Every layout that oneDNN chooses for float and bf16 is of this kind; asserts that it is. */
+void pd_gemm_layout(const pd_matrix *m, pd_layout *out);
+
 /* Rows that a product of `rows` rows reads and writes: buffers must hold this many.  The rows
  * beyond are not looked at. */
 uint32_t pd_gemm_rows(uint32_t rows);

@@ -336,4 +336,6 @@ const pd_kernels PD_KERNEL(pd_kernels) = {
     .norm_heads_back = PD_KERNEL(pd_norm_heads_back),
     .act = PD_KERNEL(pd_act),
     .act_back = PD_KERNEL(pd_act_back),
+    .shift = PD_KERNEL(pd_shift),
+    .shift_pairs = PD_KERNEL(pd_shift_pairs),
 };

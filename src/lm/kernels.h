@@ -1,9 +1,9 @@
 /* kernels.h - the loops between the matrix products, each over a range of rows in one thread.
  *
- * kernels.c, kernels_family.c and attention.c are compiled once a processor generation (plain
- * x86-64, AVX2, AVX-512), and the right table is chosen at run time.  Compiler function clones
- * would do the same by ifunc, which runs before the sanitizers are ready; and a table leaves
- * inlining between the loops of one generation free.
+ * kernels.c, kernels_family.c, kernels_dense.c and attention.c are compiled once a processor
+ * generation (plain x86-64, AVX2, AVX-512), and the right table is chosen at run time.  Compiler
+ * function clones would do the same by ifunc, which runs before the sanitizers are ready; and a
+ * table leaves inlining between the loops of one generation free.
  *
  * "half" arguments: true means that the array is bf16, else float.  Activations that only feed a
  * product are written in the product's type at once.
@@ -119,6 +119,12 @@ typedef struct pd_kernels {
     /* out (n) = f(x), f not SiLU;  dx = dact f'(x) */
     void (*act)(pd_activation kind, size_t n, const float *x, void *out, bool half);
     void (*act_back)(pd_activation kind, size_t n, const float *x, const float *dact, float *dx);
+
+    /* Weights of a side's own: out (n) = w (n) + x_k, x_{k+1}, .. */
+    void (*shift)(const pd_dense *d, uint64_t k, uint32_t n, const float *w, float *out);
+    /* The same in bf16, two inputs a word: the low halves + x_k0.., the high halves + x_k1.. */
+    void (*shift_pairs)(const pd_dense *d, uint64_t k0, uint64_t k1, uint32_t n, const uint32_t *w,
+                        uint32_t *out);
 } pd_kernels;
 
 /* The table for this processor. */

@@ -27,6 +27,7 @@ typedef struct pd_reverse {
     void *dlogits;             /* (PD_HEAD_ROWS, PD_SLICE), type of products */
     float *dhs;                /* (predictions, C) */
     float *dsingle;            /* (C) */
+    float *plain;              /* (in, out) one target's whole addition */
 } pd_reverse;
 
 /* Take everything from the work's arena; false where memory is short. */

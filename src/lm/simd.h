@@ -89,6 +89,11 @@ void PD_KERNEL(pd_act)(pd_activation kind, size_t n, const float *x, void *out, 
 void PD_KERNEL(pd_act_back)(pd_activation kind, size_t n, const float *x, const float *dact,
                             float *dx);
 
+/* kernels_dense.c */
+void PD_KERNEL(pd_shift)(const pd_dense *d, uint64_t k, uint32_t n, const float *w, float *out);
+void PD_KERNEL(pd_shift_pairs)(const pd_dense *d, uint64_t k0, uint64_t k1, uint32_t n,
+                               const uint32_t *w, uint32_t *out);
+
 void PD_KERNEL(pd_attend)(const pd_attend *a);
 void PD_KERNEL(pd_attend_back)(const pd_attend_back *a);
 

@@ -1,5 +1,5 @@
 /* work.c - the activations of one caller, sized once. */
-#include "engine.h"
+#include "dense.h"
 #include "reverse.h"
 
 #include <assert.h>
@@ -29,10 +29,23 @@ static void *take(pd_work *w, size_t bytes, bool *ok) {
     return p;
 }
 
+/* A side's own weights; and where a product of one side's rows ends within the other's. */
+static bool size_own(pd_work *w, const pd_model *m) {
+    size_t bytes[PD_COPIES];
+    bool ok = true;
+    pd_own_bytes(m, bytes);
+    for (unsigned side = 0; side < w->sides; side++)
+        for (int copy = 0; copy < PD_COPIES; copy++)
+            ok &= (w->own[side][copy] = pd_arena_take(&w->copies, bytes[copy])) != NULL;
+    w->spill = pd_arena_take(&w->copies, PD_SPILL_ROWS * (size_t)m->info.width * sizeof *w->spill);
+    return ok && w->spill;
+}
+
 static bool size_work(pd_work *w, const pd_model *m) {
     const pd_model_info *i = &m->info;
     const pd_heads *h = &m->heads;
-    size_t rows = pd_gemm_rows(w->max_rows), product = m->half ? 2 : 4, f = sizeof(float);
+    size_t rows = pd_gemm_rows(w->max_rows) + (w->sides - 1) * PD_SPILL_ROWS,
+           product = m->half ? 2 : 4, f = sizeof(float);
     size_t predictions = ((size_t)w->max_rows + PD_HEAD_ROWS - 1) / PD_HEAD_ROWS * PD_HEAD_ROWS;
     bool ok = true;
     w->ld = (rows + PD_KEYS_PAD + PD_LANES) |
@@ -79,7 +92,7 @@ pd_err pd_work_open(const pd_model *m, uint32_t max_tokens, unsigned sides, bool
     w->max_rows = max_tokens * sides;
     w->sides = sides;
     w->backward = backward;
-    bool ok = size_work(w, m) && (!backward || pd_reverse_open(w, m));
+    bool ok = size_work(w, m) && size_own(w, m) && (!backward || pd_reverse_open(w, m));
     pd_err e =
         ok ? PD_OK : pd_fail(PD_ENOMEM, "no memory for the activations of %u tokens", max_tokens);
     if (!e)
@@ -96,6 +109,7 @@ void pd_work_close(pd_work *w) {
     if (!w)
         return;
     pd_arena_free(&w->arena);
+    pd_arena_free(&w->copies);
     free(w);
 }
 

@@ -28,8 +28,7 @@ static void add_run(const pd_site *s, cJSON *reply) {
     cJSON_AddStringToObject(model, "name", s->manifest.model_name);
     cJSON_AddStringToObject(model, "arch", s->manifest.model_arch);
     cJSON *space = cJSON_AddObjectToObject(reply, "space");
-    cJSON_AddStringToObject(space, "kind",
-                            s->manifest.space == PD_SPACE_ALIGNED ? "aligned" : "lora");
+    cJSON_AddStringToObject(space, "kind", pd_space_names[s->manifest.space]);
     pd_json_count(space, "rank", s->manifest.rank);
     pd_json_count(space, "coords", s->manifest.n_coords);
     pd_json_count(space, "first_layer", s->manifest.first_layer);

@@ -10,6 +10,7 @@ static const pd_command_help help = {
     .usage = "peerd export DIR OUT",
     .what = "Write what a stopped node has learnt. (A running one: peerctl export.)\n"
             "  peft                OUT/: the adapter as a LoRA, start adapter included, for PEFT\n"
+            "                      (not of a full space, which is merged)\n"
             "  gguf                OUT: the same, for llama.cpp (--lora OUT)\n"
             "  merged-gguf         OUT: base, a GGUF file, and adapter as one model\n"
             "  merged-safetensors  OUT/: the same for Hugging Face; of a GGUF file without a "

@@ -5,11 +5,15 @@
 #include <stdio.h>
 
 static const pd_command_help help = {
-    .usage = "peerd init DIR --model PATH --data FILE --calibrate FILE",
+    .usage = "peerd init DIR --model PATH --data FILE --calibrate FILE | --space lora|full",
     .what = "Make a new run and DIR, its founder's node. The calibration text gives the run its "
             "basis and its start\n"
             "adapter; both are a summary of that text and go to every member, so take public or "
-            "released records.",
+            "released records.\n"
+            "A lora or full space has no basis. In a full space every entry of the --targets is a "
+            "coordinate: for\n"
+            "small models, since it takes 28 bytes of memory an entry. What it learns is exported "
+            "merged.",
     .example =
         "peerd init ./site-a --model smollm2.gguf --data mine.jsonl --calibrate public.jsonl"};
 

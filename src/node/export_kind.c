@@ -49,6 +49,10 @@ bool pd_export_kind_is_folder(const pd_export_kind *k) {
 pd_err pd_export_kind_write(const pd_export_kind *k, const char *out, const pd_merged *m) {
     pd_merged merged = *m;
     merged.type = k->type;
+    if (m->manifest->space == PD_SPACE_FULL && !formats[k->format].merged)
+        return pd_fail(PD_EUNSUPPORTED,
+                       "a full space changes whole matrices and is no adapter: export it with "
+                       "--format merged-gguf or merged-safetensors");
     switch (k->format) {
     case PD_EXPORT_PEFT:
         return pd_export_peft(out, m->manifest->model_name, m->info, m->manifest, m->view);

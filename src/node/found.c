@@ -9,6 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* A coordinate of a full space is an element of a matrix and moves by lr |g| a record, 1e-8 for
+ * MeZO's rate of 1e-7: nine units of 2^-30.  It may go as far as 2 from the base.
+ */
+enum { UNIT_BITS = 26, FULL_UNIT_BITS = 30 };
+
 pd_founding pd_founding_of_defaults(void) {
     return (pd_founding){.space = "aligned",
                          .targets = "all",
@@ -82,12 +87,12 @@ static pd_err parse_layers(const char *text, uint32_t n, uint32_t *first) {
 
 static pd_err parse_words(pd_founding *x) {
     pd_manifest *m = &x->manifest;
-    if (strcmp(x->space, "aligned") == 0)
-        m->space = PD_SPACE_ALIGNED;
-    else if (strcmp(x->space, "lora") == 0)
-        m->space = PD_SPACE_LORA;
-    else
-        return pd_fail(PD_EUSAGE, "unknown space '%s' (aligned or lora)", x->space);
+    uint32_t kind = 0;
+    while (pd_space_names[kind] && strcmp(x->space, pd_space_names[kind]) != 0)
+        kind++;
+    if (!pd_space_names[kind])
+        return pd_fail(PD_EUSAGE, "unknown space '%s' (aligned, lora or full)", x->space);
+    m->space = (pd_space_kind)kind;
     if (strcmp(x->schedule, "constant") == 0)
         m->schedule = PD_SCHEDULE_CONSTANT;
     else if (strcmp(x->schedule, "linear") == 0)
@@ -147,6 +152,27 @@ static pd_err fit_to_model(pd_founding *x) {
                        "--batch-tokens %u",
                        longest, info->context, info->context);
     return parse_layers(x->layers, info->n_layers, &x->manifest.first_layer);
+}
+
+/* A full space is as large as its matrices: say so, or refuse, before anything takes time. */
+static pd_err look_at_full(const pd_founding *x) {
+    const pd_manifest *m = &x->manifest;
+    char targets[PD_TARGETS * 8] = "";
+    for (uint32_t t = 0; t < PD_TARGETS; t++)
+        if (m->targets >> t & 1)
+            snprintf(targets + strlen(targets), sizeof targets - strlen(targets), "%s%s",
+                     *targets ? "," : "", pd_target_names[t]);
+    if (m->n_coords > PD_FULL_MAX)
+        return pd_fail(PD_EUSAGE,
+                       "a full space of %s has %llu coordinates, more than the %llu of the largest "
+                       "run: train fewer --targets, or a lora or aligned space",
+                       targets, (unsigned long long)m->n_coords, (unsigned long long)PD_FULL_MAX);
+    printf("full space: every entry of the matrices %s, %llu coordinates; embedding, head, norms "
+           "and biases stay as they are\n"
+           "  a node takes %llu MiB for them beside the model\n",
+           targets, (unsigned long long)m->n_coords,
+           (unsigned long long)(pd_site_bytes(m, false) >> 20));
+    return pd_site_room(m, pd_config_projects(&x->config));
 }
 
 static pd_err calibrate(pd_founding *x) {
@@ -230,9 +256,9 @@ static void describe_run(pd_founding *x, const pd_identity *founder) {
     pd_tokenizer_digest(x->tokenizer, m->tokenizer_digest);
     snprintf(m->model_name, sizeof m->model_name, "%s", info->name);
     snprintf(m->model_arch, sizeof m->model_arch, "%s", info->arch);
-    m->rank = x->rank;
+    m->rank = m->space == PD_SPACE_FULL ? 0 : x->rank;
     m->alpha = m->space == PD_SPACE_LORA ? x->alpha : 0;
-    m->unit_bits = 26;
+    m->unit_bits = m->space == PD_SPACE_FULL ? FULL_UNIT_BITS : UNIT_BITS;
     m->n_coords = pd_space_size(m, info);
     m->decay_records = m->schedule == PD_SCHEDULE_CONSTANT ? 0 : x->decay;
     m->seal_bytes_per_s = x->seal_bytes;
@@ -266,7 +292,9 @@ pd_err pd_found(pd_founding *x) {
         return e;
     pd_identity_new(&founder);
     describe_run(x, &founder);
-    if (x->manifest.space == PD_SPACE_ALIGNED)
+    if (x->manifest.space == PD_SPACE_FULL)
+        e = look_at_full(x);
+    if (!e && x->manifest.space == PD_SPACE_ALIGNED)
         e = calibrate(x);
     if (!e)
         e = choose_constants(x);
@@ -296,7 +324,8 @@ void pd_founding_flags(pd_founding *x, bool model, pd_flag out[PD_FOUNDING_FLAGS
         {"calibrate", 0, PD_FLAG_TEXT, &x->calibrate, 0, 0, "FILE",
          "public records that give the run its basis"},
         PD_LOCAL_FLAGS(&x->local),
-        {"space", 0, PD_FLAG_TEXT, &x->space, 0, 0, "KIND", "aligned or lora (default aligned)"},
+        {"space", 0, PD_FLAG_TEXT, &x->space, 0, 0, "KIND",
+         "aligned, lora or full (default aligned)"},
         {"rank", 0, PD_FLAG_U32, &x->rank, 1, PD_RANK_MAX / 2, "R", "of each matrix (default 4)"},
         {"alpha", 0, PD_FLAG_U32, &x->alpha, 1, 1024, "N",
          "lora's factor times its rank (default 16)"},

@@ -1,4 +1,4 @@
-/* merge.c - W + up^T down, some rows at a time; see merge.h.
+/* merge.c - W + up^T down, or W + a, some rows at a time; see merge.h.
  *
  * The sums are plain loops in one order, not the engine's products: two nodes that hold the same
  * records must write the same bytes, for a run can go on from what one of them wrote (parent.h).
@@ -76,6 +76,11 @@ static bool is_called(const pd_merge *x, const pd_merge_tensor *at, const char *
            (x->folder && strcmp(at->t->name, name + sizeof prefix - 1) == 0);
 }
 
+/* A low-rank adapter has other formats; a full space has none. */
+static const char *otherwise(const pd_merge *x) {
+    return x->of->manifest->space == PD_SPACE_FULL ? "" : " (export it with --format peft or gguf)";
+}
+
 /* Every target of the run must be a tensor of its own, of the shape that the view adds to. */
 static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
     char name[PD_GGUF_NAME_MAX];
@@ -88,17 +93,19 @@ static pd_err find_target(pd_merge *x, uint32_t layer, pd_target t) {
             continue;
         if (at->t->shape[0] != in || pd_merge_rows(at) != out)
             break;
-        at->add = pd_view_at(x->of->view, layer, t);
+        at->dense = pd_view_adapter(x->of->view)->dense;
+        if (at->dense)
+            at->first = at->dense->first[layer * PD_TARGETS + t];
+        else
+            at->add = pd_view_at(x->of->view, layer, t);
         at->type = pd_merge_type(x->of, at->t->type);
         if (x->folder && (t == PD_Q || t == PD_K) && x->of->info->position == PD_POSITION_PAIRS)
             at->halves = x->of->info->head_width;
         return PD_OK;
     }
-    return pd_fail(
-        PD_EUNSUPPORTED,
-        "%s has no tensor %s of %u x %u: the adapter cannot be merged into it (export it "
-        "with --format peft or gguf)",
-        x->of->base, name, out, in);
+    return pd_fail(PD_EUNSUPPORTED,
+                   "%s has no tensor %s of %u x %u: what was learnt cannot be merged into it%s",
+                   x->of->base, name, out, in, otherwise(x));
 }
 
 static pd_err find_targets(pd_merge *x) {
@@ -186,16 +193,25 @@ static void add_row(const pd_lowrank *add, uint64_t out, uint64_t row, size_t co
     }
 }
 
+static uint64_t row_of(uint64_t at, uint32_t halves) {
+    return halves ? pd_export_paired_row((uint32_t)at, halves) : at;
+}
+
+/* The same of n rows [first, first + n) of the written order, where the addition is whole. */
+static void add_dense(pd_merge *x, const pd_merge_tensor *t, uint64_t first, size_t n) {
+    size_t cols = (size_t)t->t->shape[0], out = (size_t)pd_merge_rows(t);
+    for (size_t c = 0; c < cols; c++)
+        for (size_t i = 0; i < n; i++)
+            x->rows[i * cols + c] +=
+                pd_dense_at(t->dense, t->first + c * out + row_of(first + i, t->halves));
+}
+
 /* n rows of the result to x->rows, in the order of the file that is written. */
 static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, size_t n) {
     size_t cols = (size_t)t->t->shape[0];
     size_t row_bytes = cols / pd_quant_block(t->t->type) * pd_quant_block_bytes(t->t->type);
     for (size_t i = 0; i < n; i++) {
-        uint64_t row = first + i, from = row;
-        if (t->halves)
-            row = pd_export_paired_row((uint32_t)row, t->halves);
-        if (!x->folder)
-            from = row;
+        uint64_t row = row_of(first + i, t->halves), from = x->folder ? first + i : row;
         pd_err e =
             pd_quant_read(t->t->type, t->t->data + from * row_bytes, cols, x->rows + i * cols);
         if (e)
@@ -203,6 +219,8 @@ static pd_err merge_rows(pd_merge *x, const pd_merge_tensor *t, uint64_t first, 
         if (t->add)
             add_row(t->add, pd_merge_rows(t), row, cols, x->rows + i * cols);
     }
+    if (t->dense)
+        add_dense(x, t, first, n);
     return PD_OK;
 }
 
@@ -239,7 +257,7 @@ static pd_err append(pd_merge *x, const pd_merge_tensor *t, const uint8_t *p, si
 }
 
 pd_err pd_merge_put(pd_merge *x, const pd_merge_tensor *t, pd_file_out *f) {
-    if (!t->add && !t->halves && t->type == t->t->type)
+    if (!t->add && !t->dense && !t->halves && t->type == t->t->type)
         return append(x, t, t->t->data, t->t->size_bytes, f);
     uint64_t rows = pd_merge_rows(t);
     size_t cols = (size_t)t->t->shape[0];

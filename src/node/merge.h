@@ -10,7 +10,9 @@
 
 typedef struct pd_merge_tensor {
     const pd_tensor *t;
-    const pd_lowrank *add;           /* NULL: no target of the run */
+    const pd_lowrank *add; /* NULL: no target of the run, or: */
+    const pd_dense *dense; /* a whole addition, from coordinate `first` on */
+    uint64_t first;
     uint32_t type;                   /* as it is written */
     char name[PD_GGUF_NAME_MAX + 1]; /* and how it is called there */
     uint32_t halves; /* width of a head whose rows are written in halves, where the adapter has

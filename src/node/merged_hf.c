@@ -84,7 +84,7 @@ static void add_token(cJSON *j, const pd_merge *x, const char *name, const char 
 /* Type of the first target, which stands for the model's. */
 static uint32_t main_type(const pd_merge *x) {
     for (size_t i = 0; i < x->n; i++)
-        if (x->at[i].add)
+        if (x->at[i].add || x->at[i].dense)
             return x->at[i].type;
     return PD_GGML_F32;
 }

@@ -72,6 +72,22 @@ static pd_err restore_begun(pd_site *s) {
     return forgotten ? forgotten : e;
 }
 
+uint64_t pd_site_bytes(const pd_manifest *m, bool gradients) {
+    enum { COPIES = 7, GRADIENTS = 6 };
+    return (COPIES + (gradients ? GRADIENTS : 0)) * sizeof(int32_t) * m->n_coords;
+}
+
+pd_err pd_site_room(const pd_manifest *m, bool gradients) {
+    uint64_t available, need = pd_site_bytes(m, gradients);
+    if (!pd_proc_bytes("/proc/meminfo", "MemAvailable", &available) || need <= available)
+        return PD_OK;
+    return pd_fail(PD_ENOMEM,
+                   "a node of %llu coordinates%s takes %llu MiB for them, and %llu MiB are free%s",
+                   (unsigned long long)m->n_coords, gradients ? " and gradients" : "",
+                   (unsigned long long)(need >> 20), (unsigned long long)(available >> 20),
+                   gradients ? " (--estimator probe needs no gradient)" : "");
+}
+
 /* The newest checkpoint that verifies, or the one it began with, or the base; then every record
  * since.  Records that are not here yet (before a log's base) are left to the running node.
  */
@@ -267,6 +283,8 @@ pd_err pd_site_open(const char *dir, pd_site_depth depth, const pd_site_opts *op
         s->config.threads = opts->threads;
     if (!e && opts->compute != PD_COMPUTE_AUTO)
         s->config.compute = opts->compute;
+    if (!e && depth >= PD_SITE_LEDGER)
+        e = pd_site_room(&s->manifest, opts->backward);
     if (!e && depth >= PD_SITE_LEDGER)
         e = open_ledger(s);
     if (!e && depth >= PD_SITE_MODEL)

@@ -92,6 +92,16 @@ PD_CHECKED pd_err pd_site_check_model(const pd_manifest *m, const pd_base *b, co
 /* Trust the checkpoint that the node began with no longer: back to the base model, for good. */
 PD_CHECKED pd_err pd_site_forget_checkpoint(pd_site *s);
 
+/* Memory that a node takes for a run's coordinates, at most: the replica's and a copy to seal, three
+ * while a checkpoint is written, two files that are served; with `gradients` six of floats more
+ * (project.h).  4 bytes each a coordinate.  Models, views and activations are not in it.
+ */
+uint64_t pd_site_bytes(const pd_manifest *m, bool gradients);
+/* Are so many there?  Asked before they are touched, since Linux grants memory that it has not got
+ * and kills whoever uses it.  Errors: PD_ENOMEM (both numbers).
+ */
+PD_CHECKED pd_err pd_site_room(const pd_manifest *m, bool gradients);
+
 /* The held-out records. */
 pd_subset pd_site_held(const pd_site *s);
 

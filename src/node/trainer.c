@@ -15,11 +15,15 @@ enum {
     AUDIT_MOST = 1 << 12, /* records of the audit replayed between two probes */
     QUIET_MS = 3000,      /* nothing new for so long: time to judge what stands */
     DIGEST_MS = 1000,
+    DIGEST_SHARE = 20, /* at least that, and twenty times what one takes */
     CHECKPOINT_MS = 60000,
-    HELD_MS = 10000, /* at least this between two held-out losses, */
-    HELD_SHARE = 10, /* and ten times what one takes */
-    RISING_MOST = 8, /* this many in a row above the best by the margin: stop speaking */
+    CHECKPOINT_BYTES_MS = 1000, /* and no more than a megabyte a second to the disk */
+    HELD_MS = 10000,            /* at least this between two held-out losses, */
+    HELD_SHARE = 10,            /* and ten times what one takes */
+    RISING_MOST = 8,            /* this many in a row above the best by the margin: stop speaking */
 };
+/* Nor more of them than make so many updates of coordinates: a second or so of one core. */
+static const uint64_t UPDATES_MOST = UINT64_C(1) << 35;
 static const double RISING_SHARE = 0.05, RISING_LEAST = 0.02;
 
 const char *const pd_trainer_state_names[] = {"starting", "waiting", "training",
@@ -70,6 +74,17 @@ static void evaluate(pd_trainer *t) {
         say_held(&loss, records);
 }
 
+/* Between two checkpoints. */
+static uint64_t checkpoint_ms(const pd_trainer *t) {
+    uint64_t slow = t->conf.replica->d * sizeof(int32_t) / CHECKPOINT_BYTES_MS;
+    return slow > CHECKPOINT_MS ? slow : CHECKPOINT_MS;
+}
+
+/* Is a checkpoint too much for each record that comes while nothing else is done? */
+static bool is_large(const pd_trainer *t) {
+    return checkpoint_ms(t) > CHECKPOINT_MS;
+}
+
 static void publish(pd_trainer *t, bool now) {
     uint64_t ms = pd_clock_ms();
     pd_replica *r = t->conf.replica;
@@ -81,8 +96,9 @@ static void publish(pd_trainer *t, bool now) {
         memcpy(t->status.digest, digest, sizeof digest);
         t->status.records = r->records;
         pthread_mutex_unlock(&t->lock);
+        uint64_t took = pd_clock_ms() - ms;
         t->digest_changes = r->changes;
-        t->digest_due_ms = ms + DIGEST_MS;
+        t->digest_due_ms = ms + (took * DIGEST_SHARE > DIGEST_MS ? took * DIGEST_SHARE : DIGEST_MS);
     }
     if (t->waits)
         return; /* it holds what does not count: not to be kept */
@@ -91,7 +107,7 @@ static void publish(pd_trainer *t, bool now) {
         pd_replica_sealed(r, t->sealed, digest);
         t->conf.hooks.checkpoint(t->conf.hooks.ctx, r, t->sealed, digest);
         t->checkpoint_changes = r->changes;
-        t->checkpoint_due_ms = ms + CHECKPOINT_MS;
+        t->checkpoint_due_ms = ms + checkpoint_ms(t);
     }
 }
 
@@ -131,12 +147,13 @@ static void take_voice(pd_trainer *t, const pd_author *author) {
     }
 }
 
-/* Can a record made now be the core's next one?  Not while the ledger has more to fold, nor while
- * the core stands further on than the replica: what it took from us and we took back comes sealed.
+/* Can a record made now be the core's next one?  Not while the ledger has more to fold or lacks
+ * what is to be, nor while the core stands further on than the replica: what it took from us and we
+ * took back comes sealed.
  */
 static bool in_step(const pd_trainer *t) {
     const pd_replica *r = t->conf.replica;
-    return !t->behind && pd_has_room(r) && pd_replica_next_step(r) >= t->core_step;
+    return !t->behind && !t->waits && pd_has_room(r) && pd_replica_next_step(r) >= t->core_step;
 }
 
 /* Take what others left for the thread; returns whether it should end. */
@@ -179,10 +196,15 @@ static void wait_for_prefixes(pd_trainer *t) {
     t->behind = whole;
 }
 
+static uint64_t at_once(const pd_trainer *t, uint64_t records) {
+    uint64_t most = UPDATES_MOST / t->conf.replica->d;
+    return most < PD_REPLAY_FUSED ? PD_REPLAY_FUSED : most < records ? most : records;
+}
+
 static void follow(pd_trainer *t) {
-    uint64_t folded = 0;
+    uint64_t folded = 0, most = at_once(t, FOLLOW_MOST);
     t->behind = false;
-    pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, FOLLOW_MOST, &folded);
+    pd_err e = pd_replica_follow(t->conf.replica, t->conf.ledger, most, &folded);
     if (e == PD_ENOENT) {
         wait_for_prefixes(t);
         return;
@@ -197,7 +219,7 @@ static void follow(pd_trainer *t) {
         pd_error("replay stops: %s", pd_fail_text());
         t->lost = true;
     } else {
-        t->behind = folded == FOLLOW_MOST;
+        t->behind = folded == most;
     }
 }
 
@@ -232,18 +254,18 @@ static void conclude_audit(pd_trainer *t) {
 
 /* A step of it, as soon as every log is whole. */
 static void audit(pd_trainer *t) {
-    uint64_t folded = 0;
+    uint64_t folded = 0, most = at_once(t, AUDIT_MOST);
     if (!t->audit || t->behind || t->waits || t->lost || pd_ledger_lacking(t->conf.ledger))
         return;
     pd_err e = t->fresh.a ? PD_OK : pd_replica_open(t->conf.manifest, &t->fresh);
     if (!e)
-        e = pd_replica_follow(&t->fresh, t->conf.ledger, AUDIT_MOST, &folded);
+        e = pd_replica_follow(&t->fresh, t->conf.ledger, most, &folded);
     if (e)
         pd_warn("the checkpoint's audit does not go on: %s", pd_fail_text());
     pthread_mutex_lock(&t->lock);
     t->status.audited = t->fresh.records;
     pthread_mutex_unlock(&t->lock);
-    if (!e && folded < AUDIT_MOST && same_records(t->conf.replica, &t->fresh))
+    if (!e && folded < most && same_records(t->conf.replica, &t->fresh))
         conclude_audit(t);
 }
 
@@ -287,7 +309,7 @@ static void *run(void *arg) {
         t->status.state = state_of(t, may, more);
         t->status.waits = t->waits;
         pthread_mutex_unlock(&t->lock);
-        publish(t, (!may || !more) && !t->behind);
+        publish(t, (!may || !more) && !t->behind && !is_large(t));
         if (may && more) {
             if (pd_clock_ms() >= t->held_due_ms)
                 evaluate(t);
@@ -360,6 +382,7 @@ static pd_err prepare(pd_trainer *t) {
     pd_replica_sealed(t->conf.replica, t->sealed, t->status.digest);
     t->digest_changes = t->checkpoint_changes = t->conf.replica->changes;
     t->status.records = t->conf.replica->records;
+    t->checkpoint_due_ms = is_large(t) ? pd_clock_ms() + checkpoint_ms(t) : 0;
     return PD_OK;
 }
 

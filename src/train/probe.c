@@ -21,7 +21,7 @@ static const double LR_SHARE = 0.1;
  * nothing.
  */
 static const double DROP_SHARE = 0.1, BLIND_DROP_SHARE = 0.02;
-static const double EPS_START = 1e-2, EPS_SHARE = 0.01, CLIP_SPREADS = 3, WEIGHT_MEDIANS = 2;
+static const double EPS_SHARE = 0.01, CLIP_SPREADS = 3, WEIGHT_MEDIANS = 2;
 
 pd_err pd_prober_open(pd_bench *bench, const pd_space *space, pd_prober *out) {
     pd_prober p = {.bench = bench, .space = space};
@@ -106,6 +106,7 @@ static double step_curvature(const double *slope, const double *curvature, unsig
 pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned records,
                   uint64_t seed, pd_proposal *out) {
     double curvature[PROPOSE_MAX], slope[PROPOSE_MAX], loss = 0;
+    double start = pd_space_distance(pd_space_kind_of(p->space));
     pd_rng rng = {seed};
     uint32_t *pick = malloc(records * sizeof *pick);
     size_t d = pd_space_coords(p->space), n_bits = (d + 7) / 8;
@@ -129,10 +130,10 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
         pd_probe probe;
         double zero = loss_at_zero(p);
         pd_direction_signs(z, bits, d);
-        pd_probe_at(p, NULL, bits, (float)EPS_START, &probe);
+        pd_probe_at(p, NULL, bits, (float)start, &probe);
         if (!isfinite(probe.g) || !isfinite(zero))
             e = pd_fail(PD_ENUMERIC, "the loss of a calibration probe is not finite");
-        curvature[k] = (probe.plus + probe.minus - 2 * zero) / (EPS_START * EPS_START);
+        curvature[k] = (probe.plus + probe.minus - 2 * zero) / (start * start);
         slope[k] = probe.g;
         loss += zero;
         pd_progress(false, "choosing eps, lr and byte scale: probe %u of %u", k + 1, count);
@@ -147,7 +148,7 @@ pd_err pd_propose(pd_prober *p, const pd_subset *data, unsigned count, unsigned 
                      .probes = count};
     double g2 = fmax(r.spread * r.spread, 1e-12), top = CLIP_SPREADS * sqrt(g2);
     bool bowl = r.curvature > 0; /* a few probes on a hill say nothing of where it ends */
-    r.eps = bowl ? fmin(0.1, fmax(1e-4, sqrt(2 * EPS_SHARE * r.loss / r.curvature))) : EPS_START;
+    r.eps = bowl ? fmin(0.1, fmax(start / 100, sqrt(2 * EPS_SHARE * r.loss / r.curvature))) : start;
     r.lr = (bowl ? DROP_SHARE : BLIND_DROP_SHARE) * fmax(r.loss, 1e-3) / g2;
     if (bowl)
         r.lr = fmin(r.lr, LR_SHARE / r.curvature);

@@ -10,7 +10,7 @@
 
 typedef struct matrix {
     uint32_t out, in; /* 0 where the target is not trained */
-    uint64_t first;   /* its first coordinate */
+    uint64_t first;   /* its first coordinate; PD_DENSE_NONE where there is none */
     const float *a0;  /* lora: (r, in) */
 } matrix;
 
@@ -25,17 +25,33 @@ struct pd_space {
     const pd_basis *basis;
     matrix *at;
     float *a0;
+    uint64_t *first; /* full: of each matrix, as pd_dense has it */
 };
 
 struct pd_view {
     const pd_space *space;
     pd_lowrank *at;
     pd_adapter adapter;
-    float *memory; /* factors of all matrices */
+    pd_dense dense; /* full */
+    float *memory;  /* factors of all matrices */
 };
 
+const char *const pd_space_names[] = {"aligned", "lora", "full", NULL};
+
+double pd_space_distance(pd_space_kind kind) {
+    return kind == PD_SPACE_FULL ? 1e-3 : 1e-2;
+}
+
 static uint64_t matrix_coords(pd_space_kind kind, uint32_t rank, uint32_t out, uint32_t in) {
-    return kind == PD_SPACE_ALIGNED ? (uint64_t)rank * rank : (uint64_t)rank * (out + in);
+    switch (kind) {
+    case PD_SPACE_ALIGNED:
+        return (uint64_t)rank * rank;
+    case PD_SPACE_LORA:
+        return (uint64_t)rank * (out + in);
+    case PD_SPACE_FULL:
+        break;
+    }
+    return (uint64_t)out * in;
 }
 
 uint64_t pd_space_size(const pd_manifest *m, const pd_model_info *info) {
@@ -68,10 +84,20 @@ static pd_err draw_a0(const uint8_t run_seed[32], uint32_t number, uint32_t rank
     return PD_OK;
 }
 
+static pd_err list_first(pd_space *s) {
+    s->first = malloc(s->n_matrices * sizeof *s->first);
+    if (!s->first)
+        return pd_fail(PD_ENOMEM, "no memory for a space");
+    for (size_t k = 0; k < s->n_matrices; k++)
+        s->first[k] = s->at[k].first;
+    return PD_OK;
+}
+
 static pd_err lay_out(pd_space *s, const pd_manifest *m, const pd_model_info *info) {
     size_t n_a0 = 0;
     for (size_t k = 0; k < s->n_matrices; k++) {
         matrix *x = &s->at[k];
+        x->first = PD_DENSE_NONE;
         if (k / PD_TARGETS < m->first_layer || !(m->targets >> (k % PD_TARGETS) & 1))
             continue;
         pd_model_shape(info, (pd_target)(k % PD_TARGETS), &x->out, &x->in);
@@ -84,6 +110,8 @@ static pd_err lay_out(pd_space *s, const pd_manifest *m, const pd_model_info *in
                        (unsigned long long)m->n_coords, (unsigned long long)s->n_coords);
     if (s->kind == PD_SPACE_ALIGNED)
         return PD_OK;
+    if (s->kind == PD_SPACE_FULL)
+        return list_first(s);
     s->a0 = malloc(n_a0 * sizeof *s->a0);
     if (!s->a0)
         return pd_fail(PD_ENOMEM, "no memory for the LoRA start values");
@@ -118,7 +146,7 @@ pd_err pd_space_open(const pd_manifest *m, const pd_model_info *info, const pd_b
     if (!s)
         return pd_fail(PD_ENOMEM, "no memory for a space");
     s->kind = m->space;
-    s->rank = m->rank;
+    s->rank = m->space == PD_SPACE_FULL ? 0 : m->rank;
     s->first_layer = m->first_layer;
     s->start = m->space == PD_SPACE_ALIGNED ? basis->r1 : 0;
     s->basis = basis;
@@ -140,6 +168,7 @@ void pd_space_close(pd_space *s) {
         return;
     free(s->at);
     free(s->a0);
+    free(s->first);
     free(s);
 }
 
@@ -149,6 +178,10 @@ uint64_t pd_space_coords(const pd_space *s) {
 
 uint32_t pd_space_first_layer(const pd_space *s) {
     return s->first_layer;
+}
+
+pd_space_kind pd_space_kind_of(const pd_space *s) {
+    return s->kind;
 }
 
 /* Copy what never changes: V1, V2 and the start adapter's U1 C1. */
@@ -170,11 +203,11 @@ static void set_fixed(const pd_space *s, size_t k, float *down, float *up) {
 pd_err pd_view_open(const pd_space *s, pd_view **out) {
     pd_view *v = calloc(1, sizeof *v);
     size_t n = 0;
-    for (size_t k = 0; k < s->n_matrices; k++)
+    for (size_t k = 0; k < s->n_matrices; k++) /* none in a full space, whose rank is 0 */
         n += (size_t)(s->start + s->rank) * (s->at[k].out + s->at[k].in);
     if (v) {
         v->at = calloc(s->n_matrices, sizeof *v->at);
-        v->memory = calloc(n, sizeof *v->memory);
+        v->memory = calloc(n + 1, sizeof *v->memory);
     }
     if (!v || !v->at || !v->memory) {
         pd_view_close(v);
@@ -182,6 +215,10 @@ pd_err pd_view_open(const pd_space *s, pd_view **out) {
     }
     v->space = s;
     v->adapter.at = v->at;
+    if (s->kind == PD_SPACE_FULL) {
+        v->dense = (pd_dense){.first = s->first, .n = s->n_coords, .unit = s->unit};
+        v->adapter.dense = &v->dense;
+    }
     float *p = v->memory;
     for (size_t k = 0; k < s->n_matrices; k++) {
         const matrix *x = &s->at[k];
@@ -280,6 +317,13 @@ static void set_matrix(void *ctx, size_t k) {
 }
 
 static void set_all(pd_view *v, const source *src) {
+    if (v->space->kind == PD_SPACE_FULL) {
+        v->dense.a = src->a;
+        v->dense.c = src->c;
+        v->dense.signs = src->signs;
+        v->dense.eps = src->eps;
+        return;
+    }
     set_task t = {v, src};
     pd_parallel(v->space->n_matrices, set_matrix, &t);
 }
@@ -308,6 +352,10 @@ void pd_view_grad(const pd_view *v, uint32_t layer, pd_target t, uint32_t rows, 
     uint32_t r = s->rank;
     if (!m->out)
         return;
+    if (s->kind == PD_SPACE_FULL) { /* dL/da = X^T dY, in the coordinates' order */
+        pd_gemm(true, false, m->in, m->out, rows, 1.0f, x, dy, 1.0f, grad + m->first);
+        return;
+    }
     float *p = malloc(2 * (size_t)rows * r * sizeof *p), *q = p + (size_t)rows * r;
     assert(p); /* a few hundred kilobytes beside the gigabyte that the backward pass holds */
     grad += m->first;

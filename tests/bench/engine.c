@@ -9,6 +9,9 @@
  * reads, answered by one line with the seconds of each step, wall and processor.
  */
 #include "bench.h"
+#include "peerd/direction.h"
+#include "peerd/replay.h"
+#include "peerd/space.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -39,11 +42,42 @@ static void no_sink(void *ctx, uint32_t layer, pd_target t, uint32_t rows, const
     (void)ctx, (void)layer, (void)t, (void)rows, (void)x, (void)dy;
 }
 
+/* A run in the full space of all targets, with one record's direction. */
+typedef struct full {
+    pd_space *space;
+    pd_view *side[2];
+    size_t d;
+    int32_t *a;
+    uint8_t *signs;
+} full;
+
+static pd_err full_open(const pd_model_info *info, full *f) {
+    pd_manifest m = {.space = PD_SPACE_FULL, .targets = pd_model_targets(info), .unit_bits = 30};
+    m.n_coords = pd_space_size(&m, info);
+    f->d = (size_t)m.n_coords;
+    f->a = calloc(f->d, sizeof *f->a);
+    f->signs = malloc((f->d + 7) / 8);
+    pd_err e = f->a && f->signs ? pd_space_open(&m, info, NULL, &f->space)
+                                : pd_fail(PD_ENOMEM, "no memory for %zu coordinates", f->d);
+    for (int s = 0; s < 2 && !e; s++)
+        e = pd_view_open(f->space, &f->side[s]);
+    return e;
+}
+
+static void full_close(full *f) {
+    pd_view_close(f->side[0]);
+    pd_view_close(f->side[1]);
+    pd_space_close(f->space);
+    free(f->a);
+    free(f->signs);
+}
+
 typedef struct bench {
     const pd_model *m;
     pd_work *w, *back; /* back: opened for reverse mode */
     pd_batch *b;
     pd_adapter a;
+    full full;
     pd_loss loss[2];
 } bench;
 
@@ -68,6 +102,24 @@ static void run_backward(bench *x) {
     pd_model_backward(x->m, x->back, x->b, NULL, no_sink, NULL, x->loss);
 }
 
+static void run_full(bench *x) {
+    const pd_adapter *side[2];
+    for (int s = 0; s < 2; s++) {
+        pd_view_set(x->full.side[s], x->full.a, x->full.signs, s ? -1e-3f : 1e-3f);
+        side[s] = pd_view_adapter(x->full.side[s]);
+    }
+    pd_model_forward(x->m, x->w, x->b, side, 2, x->loss, NULL);
+}
+
+/* All that a record costs: its direction, the two losses, its place in the coordinates. */
+static void run_full_step(bench *x) {
+    static const uint8_t seed[1][32] = {{1}};
+    int64_t q = 100;
+    pd_direction_signs(seed[0], x->full.signs, x->full.d);
+    run_full(x);
+    pd_replay_apply(x->full.a, x->full.d, seed, &q, 1);
+}
+
 static const struct {
     const char *key, *name;
     void (*run)(bench *x);
@@ -76,6 +128,8 @@ static const struct {
     {"forward", "forward", run_forward},
     {"two", "forward, two sides", run_two},
     {"probe", "two sides with an adapter", run_probe},
+    {"full", "two sides, full space", run_full},
+    {"full_step", "a record in a full space", run_full_step},
     {"backward", "forward and backward", run_backward},
 };
 enum { STEPS = sizeof steps / sizeof *steps };
@@ -128,7 +182,7 @@ static void answer(bench *x) {
 static void measure(const pd_model *m, uint32_t tokens, const char *rounds, uint32_t rank) {
     bench x = {.m = m};
     if (pd_work_open(m, tokens, 2, false, &x.w) || pd_work_open(m, tokens, 1, true, &x.back) ||
-        pd_batch_open(tokens, tokens, &x.b)) {
+        pd_batch_open(tokens, tokens, &x.b) || full_open(&m->info, &x.full)) {
         fprintf(stderr, "engine: %s\n", pd_fail_text());
         exit(1);
     }
@@ -140,6 +194,7 @@ static void measure(const pd_model *m, uint32_t tokens, const char *rounds, uint
         answer(&x);
     else
         report(&x, atoi(rounds) > 0 ? atoi(rounds) : 1);
+    full_close(&x.full);
     pd_work_close(x.w);
     pd_work_close(x.back);
     pd_batch_close(x.b);

@@ -191,6 +191,27 @@ class Asked(Nodes):
         b = self.beta.status()
         self.assertEqual((b["observer"], b["thin"], b["step"], b["records_wanted"]), (True, True, 0, 0))
 
+    def test_full_space(self):
+        """Where every weight is a coordinate two nodes agree on all of them, and a merged file is the model they have."""
+        shutil.rmtree(self.alpha.dir)
+        space = ["--space", "full", "--targets", "q,v,down", "--eps", "0.001", "--lr", "1e-5", "--clip", "100"]
+        self.assertIn("every entry of the matrices q,v,down", run(PEERD, "init", self.alpha.dir, *self.local, *space))
+        self.start_both()
+        records = self.settle()["records"]
+        status = self.alpha.status()
+        self.assertEqual((status["space"]["kind"], status["space"]["rank"]), ("full", 0))
+        self.assertTrue(json.loads(self.beta.ctl("verify", "--json"))["equal"])
+        adapter = self.alpha.ctl("export", self.work + "/peft", ok=(1,))
+        self.assertFalse(os.path.exists(self.work + "/peft"), adapter)
+        self.beta.ctl("export", self.work + "/merged.gguf", "--format", "merged-gguf", "--type", "f32")
+        for node in (self.alpha, self.beta):
+            node.stop()
+        run(PEERD, "verify", self.alpha.dir)
+        losses = [json.loads(run(PEERD, "eval", model, "--data", self.data, "--json"))["nll"]
+                  for model in (self.alpha.dir, self.work + "/merged.gguf", self.model)]
+        self.assertAlmostEqual(losses[0], losses[1], places=5)
+        self.assertGreater(abs(losses[0] - losses[2]), 1e-4, f"{records} records changed nothing")
+
     def check_status(self):
         """A terminal has 80 columns; a peer's line has a column for each head."""
         lines = self.alpha.ctl("status").splitlines()

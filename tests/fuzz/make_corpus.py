@@ -43,8 +43,10 @@ def manifest(kind, parent=False, first_layer=0):
     }
     if kind == "aligned":
         fields.update({"space.basis": "55" * 32, "space.basis_bytes": "1000"})
-    else:
+    elif kind == "lora":
         fields.update({"space.alpha": "1", "space.seed": "66" * 32})
+    else:
+        fields["space.rank"] = "0"
     if parent:
         fields.update({"format": "2", "parent.digest": "77" * 16, "parent.records": "300", "parent.run": "88" * 32})
     if first_layer:
@@ -479,7 +481,7 @@ def targets():
     return {
         "ticket": {"one": ticket([address4(7433)]), "many": ticket([address4(1), address6(2), address4(3)], 1 << 31),
                    "spaced": b"  " + ticket([address4(9)]).upper() + b"\n"},
-        "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora"),
+        "manifest": {"aligned": manifest("aligned"), "lora": manifest("lora"), "full": manifest("full"),
                      "parent": manifest("aligned", parent=True), "upper": manifest("aligned", first_layer=2)},
         "gguf": ggufs(), "safetensors": safetensors(), "folder": folders(),
         "tokenizer": {

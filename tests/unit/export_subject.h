@@ -14,6 +14,7 @@ typedef struct subject { /* an adapter of a micro model */
     pd_basis *basis;
     pd_space *space;
     pd_view *view;
+    int32_t *a; /* where it is set to */
     char dir[64];
 } subject;
 
@@ -33,11 +34,10 @@ static inline subject open_twisted(pd_space_kind kind, uint32_t first_layer, uin
     ck_ok(pd_space_open(&s.manifest, s.info, s.basis, &s.space));
     ck_ok(pd_view_open(s.space, &s.view));
     pd_rng rng = {9};
-    int32_t *a = malloc(s.manifest.n_coords * sizeof *a);
+    s.a = malloc(s.manifest.n_coords * sizeof *s.a);
     for (uint64_t i = 0; i < s.manifest.n_coords; i++)
-        a[i] = (int32_t)(signed_uniform(&rng) * (1 << 20));
-    pd_view_set(s.view, a, NULL, 0);
-    free(a);
+        s.a[i] = (int32_t)(signed_uniform(&rng) * (1 << 20));
+    pd_view_set(s.view, s.a, NULL, 0);
     snprintf(s.dir, sizeof s.dir, "/tmp/pd-export-XXXXXX");
     ck_assert(mkdtemp(s.dir));
     return s;
@@ -64,6 +64,7 @@ static inline void close_subject(subject *s) {
     }
     ck_assert_int_eq(rmdir(s->dir), 0); /* nothing else was left there */
     pd_view_close(s->view);
+    free(s->a);
     pd_space_close(s->space);
     pd_basis_free(s->basis);
     pd_model_close(s->model);

@@ -426,7 +426,7 @@ START_TEST(adapters_move_losses_as_gradients_say) {
     pd_batch *b = batch_of(&v);
     ck_assert_int_eq(pd_work_open(m, TOKENS, 2, true, &w), PD_OK);
     make_sides(m, w, b, slope, &s);
-    pd_adapter plus = {s.at[0]}, minus = {s.at[1]};
+    pd_adapter plus = {.at = s.at[0]}, minus = {.at = s.at[1]};
     const pd_adapter *both[2] = {&plus, &minus};
     pd_model_forward(m, w, b, both, 2, side, NULL);
     double got = (pd_loss_mean(&side[0]) - pd_loss_mean(&side[1])) / 2.0;

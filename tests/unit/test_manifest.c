@@ -32,6 +32,8 @@ static pd_manifest example(pd_space_kind space) {
     if (space == PD_SPACE_ALIGNED) {
         memset(m.basis_digest, 0x55, 32);
         m.basis_bytes = 700000;
+    } else if (space == PD_SPACE_FULL) {
+        m.rank = 0;
     } else {
         memset(m.seed, 0x66, 32);
         m.alpha = 16;
@@ -85,10 +87,10 @@ START_TEST(text_and_run_id_are_golden) {
 }
 END_TEST
 
-START_TEST(both_spaces_and_extremes_round_trip) {
-    for (int k = 0; k < 4; k++) {
-        pd_manifest m = example(k & 1 ? PD_SPACE_LORA : PD_SPACE_ALIGNED), back;
-        if (k & 2) {
+START_TEST(all_spaces_and_extremes_round_trip) {
+    for (int k = 0; k < 6; k++) {
+        pd_manifest m = example((pd_space_kind)(k / 2)), back;
+        if (k & 1) {
             memset(m.model_name, 'x', 63);
             memset(m.model_arch, 'y', 15);
             m.targets = 1 << 4;
@@ -229,10 +231,11 @@ START_TEST(refusals_name_the_cause) {
         {"format = 1", "format = 3", PD_EFORMAT}, /* and with all layers it is not format 3 */
         {"policy.invites", "parent.records = 7\npolicy.invites", PD_EFORMAT},
         {"rule = sum", "rule = fedavg", PD_EUNSUPPORTED},
-        {"space.kind = aligned", "space.kind = full", PD_EUNSUPPORTED},
+        {"space.kind = aligned", "space.kind = half", PD_EUNSUPPORTED},
         {"space.kind", "space.first_layer = 0\nspace.kind", PD_EFORMAT},
         {"space.kind", "space.first_layer = 2\nspace.kind", PD_EFORMAT}, /* without format 3 */
         {"cosine", "steps", PD_EUNSUPPORTED},
+        {"space.kind = aligned", "space.kind = full", PD_EFORMAT}, /* which has rank 0 */
         {"rank = 2", "rank = 0", PD_EFORMAT},
         {"rank = 2", "rank = 65", PD_EFORMAT},
         {"rank = 2", "rank = 02", PD_EFORMAT},
@@ -276,6 +279,16 @@ START_TEST(check_names_what_is_out_of_bounds) {
     pd_manifest m = example(PD_SPACE_ALIGNED);
     ck_assert_int_eq(pd_manifest_check(&m), PD_OK);
     m.rank = 65;
+    ck_assert_int_eq(pd_manifest_check(&m), PD_EUSAGE);
+    ck_assert(strstr(pd_fail_text(), "rank") != NULL);
+    m = example(PD_SPACE_FULL); /* whose checkpoints are as large as it is */
+    m.n_coords = PD_FULL_MAX;
+    ck_assert_int_eq(pd_manifest_check(&m), PD_OK);
+    m.n_coords++;
+    ck_assert_int_eq(pd_manifest_check(&m), PD_EUSAGE);
+    ck_assert(strstr(pd_fail_text(), "--targets") != NULL);
+    m = example(PD_SPACE_FULL);
+    m.rank = 4;
     ck_assert_int_eq(pd_manifest_check(&m), PD_EUSAGE);
     ck_assert(strstr(pd_fail_text(), "rank") != NULL);
 }
@@ -329,7 +342,7 @@ static void start(void) {
 static void add_tests(TCase *tc) {
     tcase_add_checked_fixture(tc, start, NULL);
     tcase_add_test(tc, text_and_run_id_are_golden);
-    tcase_add_test(tc, both_spaces_and_extremes_round_trip);
+    tcase_add_test(tc, all_spaces_and_extremes_round_trip);
     tcase_add_test(tc, a_parent_is_three_lines_of_format_2);
     tcase_add_test(tc, a_first_layer_is_a_line_of_format_3);
     tcase_add_test(tc, one_byte_changes_are_refused_or_another_run);

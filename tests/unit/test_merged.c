@@ -37,6 +37,9 @@ static double want(const subject *s, uint32_t l, uint32_t t, uint32_t o, uint32_
     const pd_lowrank *x = pd_view_at(s->view, l, (pd_target)t);
     for (uint32_t k = 0; (s->manifest.targets >> t & 1) && k < x->rank; k++)
         sum += (double)x->up[(size_t)k * out + o] * (double)x->down[(size_t)k * in + i];
+    const pd_dense *d = pd_view_adapter(s->view)->dense;
+    if (d && s->manifest.targets >> t & 1)
+        sum += (double)pd_dense_at(d, d->first[l * PD_TARGETS + t] + (uint64_t)i * out + o);
     return sum;
 }
 
@@ -121,6 +124,12 @@ START_TEST(test_gguf) {
     close_subject(&s);
     s = open_twisted(PD_SPACE_ALIGNED, 1, ALL_TARGETS, true, &(twist){0}); /* layer 0 as it was */
     check_gguf(&s, PD_GGML_F16, PD_GGML_F16);
+    close_subject(&s);
+    s = open_subject(PD_SPACE_FULL, ALL_TARGETS);
+    check_gguf(&s, PD_GGML_F32, PD_GGML_F32);
+    close_subject(&s);
+    s = open_subject(PD_SPACE_FULL, 1u << PD_V | 1u << PD_UP);
+    check_gguf(&s, PD_GGML_BF16, PD_GGML_BF16);
     close_subject(&s);
 }
 END_TEST
@@ -285,7 +294,8 @@ static void check_config(const subject *s) {
 
 START_TEST(test_hf) {
     const twist whole_heads = {.key = "llama.rope.dimension_count", .value = 6};
-    subject s = open_twisted(PD_SPACE_LORA, 0, ALL_TARGETS & ~(1u << PD_K), false, &whole_heads);
+    static const pd_space_kind kinds[] = {PD_SPACE_LORA, PD_SPACE_FULL};
+    subject s = open_twisted(kinds[_i], 0, ALL_TARGETS & ~(1u << PD_K), false, &whole_heads);
     pd_merged m = merged_of(&s, PD_GGML_F16);
     char name[96];
     ck_ok(pd_export_merged_hf(in_dir(&s, "hf"), &m));
@@ -377,6 +387,14 @@ START_TEST(test_kinds) {
     ck_ok(pd_export_kind_parse("merged-safetensors", NULL, &k));
     ck_assert(k.format == PD_EXPORT_MERGED_HF && k.type == PD_MERGED_AUTO);
     ck_assert(pd_export_kind_is_folder(&k));
+    subject s = open_subject(PD_SPACE_FULL, 1u << PD_Q); /* no low rank to be written */
+    pd_merged m = merged_of(&s, PD_MERGED_AUTO);
+    ck_ok(pd_export_kind_parse("gguf", NULL, &k));
+    refuse(pd_export_kind_write(&k, in_dir(&s, "adapter.gguf"), &m), PD_EUNSUPPORTED,
+           "merged-gguf");
+    ck_ok(pd_export_kind_parse("peft", NULL, &k));
+    refuse(pd_export_kind_write(&k, in_dir(&s, "peft"), &m), PD_EUNSUPPORTED, "merged-gguf");
+    close_subject(&s);
     refuse(pd_export_kind_parse("onnx", NULL, &k), PD_EUSAGE, "merged-safetensors");
     refuse(pd_export_kind_parse("merged-gguf", "q8_0", &k), PD_EUSAGE, "f16, bf16 or f32");
     refuse(pd_export_kind_parse("peft", "f16", &k), PD_EUSAGE, "--type");
@@ -388,7 +406,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, test_same_everywhere);
     tcase_add_test(tc, test_default_type);
     tcase_add_test(tc, test_quantised);
-    tcase_add_test(tc, test_hf);
+    tcase_add_loop_test(tc, test_hf, 0, 2);
     tcase_add_test(tc, test_refusals);
     tcase_add_test(tc, test_beyond_f16);
     tcase_add_test(tc, test_no_room);

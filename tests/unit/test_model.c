@@ -218,7 +218,7 @@ static pd_adapter random_adapter(const pd_model *m, uint32_t rank, uint64_t from
             p[k] = scale * (float)(pd_rng_uniform(&rng) - 0.5);
         at[n] = (pd_lowrank){rank, p, p + (size_t)rank * in};
     }
-    return (pd_adapter){at};
+    return (pd_adapter){.at = at};
 }
 
 static void free_adapter(const pd_model *m, pd_adapter *a) {
@@ -266,7 +266,7 @@ START_TEST(a_stem_is_of_one_batch) {
     pd_lowrank mixed[2 * PD_TARGETS];
     memcpy(mixed, a.at, PD_TARGETS * sizeof *mixed);
     memcpy(mixed + PD_TARGETS, b.at + PD_TARGETS, PD_TARGETS * sizeof *mixed);
-    pd_adapter other = {mixed};
+    pd_adapter other = {.at = mixed};
     const pd_adapter *sides[2] = {&a, &other};
     ck_assert_int_eq(pd_stem_open(e.m, TOKENS_MAX, 1, &stem), PD_OK);
     for (int i = 0; i < SEQS; i++) {

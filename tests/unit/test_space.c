@@ -3,6 +3,7 @@
  */
 #include "micro.h"
 #include "peerd/bytes.h"
+#include "peerd/direction.h"
 #include "peerd/space.h"
 #include "train.h"
 
@@ -348,7 +349,7 @@ static void check_gradient(pd_space_kind kind) {
     pd_model_backward(model, w, b, pd_view_adapter(s.view), sink, &task, &loss);
     double worst = 0, norm = 0;
     const float eps = 1.0f / 64;
-    for (uint64_t i = 0; i < d; i += kind == PD_SPACE_LORA ? 7 : 1) {
+    for (uint64_t i = 0; i < d; i += kind == PD_SPACE_ALIGNED ? 1 : 7) {
         float was = c[i];
         c[i] = was + eps;
         double up = loss_at(model, w, b, s.view, c);
@@ -381,6 +382,44 @@ START_TEST(lora_gradient) {
 }
 END_TEST
 
+START_TEST(full_gradient) {
+    check_gradient(PD_SPACE_FULL);
+}
+END_TEST
+
+/* Every entry of every target in the documented order, and of the integers what 2^-F makes of them:
+ * a space that took another order would fold the same bytes into another model. */
+START_TEST(full_is_its_definition) {
+    pd_model_info info = tiny();
+    const uint32_t targets = ALL_TARGETS & ~(1u << PD_K);
+    subject s = open_subject(PD_SPACE_FULL, 0, 0, targets, &info);
+    uint64_t d = s.m.n_coords, at = 0;
+    int32_t *a = malloc(d * sizeof *a);
+    uint8_t *signs = malloc((d + 7) / 8);
+    for (uint64_t i = 0; i < d; i++)
+        a[i] = (int32_t)i - 100;
+    pd_direction_signs(s.m.seed, signs, d);
+    pd_view_set(s.view, a, signs, 0.25f);
+    const pd_dense *x = pd_view_adapter(s.view)->dense;
+    ck_assert(x && x->n == d);
+    for (uint32_t k = 0; k < info.n_layers * PD_TARGETS; k++) {
+        uint32_t out, in;
+        pd_model_shape(&info, (pd_target)(k % PD_TARGETS), &out, &in);
+        ck_assert_uint_eq(pd_view_at(s.view, k / PD_TARGETS, (pd_target)(k % PD_TARGETS))->rank, 0);
+        ck_assert_uint_eq(x->first[k], targets >> (k % PD_TARGETS) & 1 ? at : PD_DENSE_NONE);
+        at += targets >> (k % PD_TARGETS) & 1 ? (uint64_t)out * in : 0;
+    }
+    ck_assert_uint_eq(at, d);
+    for (uint64_t i = 0; i < d; i++) {
+        double want = ldexp((double)a[i], -20) + 0.25 * pd_direction_sign(signs, i);
+        ck_assert_double_le(fabs((double)pd_dense_at(x, i) - want), 1e-6);
+    }
+    free(a);
+    free(signs);
+    close_subject(&s);
+}
+END_TEST
+
 static void add_tests(TCase *tc) {
     tcase_add_test(tc, aligned_is_its_definition);
     tcase_add_test(tc, lora_is_its_definition);
@@ -389,6 +428,8 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, mismatches_are_refused);
     tcase_add_test(tc, aligned_gradient);
     tcase_add_test(tc, lora_gradient);
+    tcase_add_test(tc, full_is_its_definition);
+    tcase_add_test(tc, full_gradient);
 }
 
 PD_TEST_MAIN("space", 60)
