@@ -40,8 +40,8 @@ typedef struct pd_calibrate_opts {
     uint32_t max_tokens; /* of one backward pass: bounds memory */
     uint64_t seed;
 } pd_calibrate_opts;
-extern const pd_calibrate_opts
-    pd_calibrate_defaults; /* rank 4, all targets, chosen steps, 5e-3, whiten 1, 4 groups, 1,024 tokens */
+extern const pd_calibrate_opts pd_calibrate_defaults; /* rank 4, all targets, chosen steps, 5e-3,
+                                                         whiten 1, 4 groups, 1,024 tokens */
 
 typedef struct pd_calibrate_report {
     double loss_before,
@@ -61,6 +61,15 @@ typedef struct pd_calibrate_report {
 PD_CHECKED pd_err pd_calibrate(const pd_model *m, const pd_data *data,
                                const pd_calibrate_opts *opts, pd_basis **out,
                                pd_calibrate_report *report);
+
+/* Go on from a basis and coordinates a (d) in it: both together become the start adapter, of rank
+ * r1 + r2 of `from`, and a second basis is taken there.  What `peerd rebase` does by adding them to
+ * the base, without a new base; opts' targets and warm-up are not used.
+ * Errors: as pd_calibrate; PD_EUSAGE also if the ranks together pass PD_RANK_MAX.
+ */
+PD_CHECKED pd_err pd_calibrate_on(const pd_model *m, const pd_data *data,
+                                  const pd_calibrate_opts *opts, const pd_basis *from,
+                                  const float *a, pd_basis **out, pd_calibrate_report *report);
 
 /* Share of the squared gradient of `data` (mean loss at the basis' start adapter) that lies inside
  * the second basis: sum_t |U2 G_t V2^T|^2 / sum_t |G_t|^2, the captured share of DESIGN section 5.
