@@ -63,6 +63,15 @@ PD_CHECKED pd_err pd_calibrate(const pd_model *m, const pd_data *data,
                                const pd_calibrate_opts *opts, pd_basis **out,
                                pd_calibrate_report *report);
 
+/* Go on from a basis and coordinates a (d) in it: both together become the start adapter, of rank
+ * r1 + r2 of `from`, and a second basis is taken there.  What `peerd rebase` does by adding them to
+ * the base, without a new base; opts' targets and warm-up are not used.
+ * Errors: as pd_calibrate; PD_EUSAGE also if the ranks together pass PD_RANK_MAX.
+ */
+PD_CHECKED pd_err pd_calibrate_on(const pd_model *m, const pd_data *data,
+                                  const pd_calibrate_opts *opts, const pd_basis *from,
+                                  const float *a, pd_basis **out, pd_calibrate_report *report);
+
 /* Share of the squared gradient of `data` (mean loss at the basis' start adapter) that lies inside
  * the second basis: sum_t |U2 G_t V2^T|^2 / sum_t |G_t|^2, the captured share of DESIGN section 5.
  */

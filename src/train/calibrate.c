@@ -321,18 +321,17 @@ static double accuracy_of(const pd_loss *l) {
     return l->choices ? (double)l->correct / (double)l->choices : NAN;
 }
 
-static pd_err stages(pd_calibration *c, pd_basis *b, pd_calibrate_report *report) {
+/* The first basis and the adapter in it; nothing where b has no room for one. */
+static pd_err find_start(pd_calibration *c, pd_basis *b, pd_calibrate_report *report) {
+    pd_err e = b->r1 ? find_basis(c, NULL, 1, b->r1, b, false) : PD_OK;
+    return e || !b->r1 ? e : make_start(c, b, report);
+}
+
+/* b's second basis, its scales, and what the report says, at the start adapter that b holds. */
+static pd_err find_second(pd_calibration *c, pd_basis *b, pd_calibrate_report *report) {
     pd_loss loss = {0};
     pd_start s = {0};
-    pd_err e = pd_evaluate(&c->bench, &c->all, NULL, &loss);
-    report->loss_before = report->loss_start = pd_loss_mean(&loss);
-    report->accuracy_before = report->accuracy_start = accuracy_of(&loss);
-    if (!e && b->r1)
-        e = find_basis(c, NULL, 1, b->r1, b, false);
-    if (!e && b->r1)
-        e = make_start(c, b, report);
-    if (!e)
-        e = pd_start_open(c->info, b, &s);
+    pd_err e = pd_start_open(c->info, b, &s);
     if (!e)
         e = find_basis(c, pd_view_adapter(s.view), b->r1 ? c->opts->groups : 1, b->r2, b, true);
     if (!e && c->opts->whiten > 0)
@@ -347,31 +346,70 @@ static pd_err stages(pd_calibration *c, pd_basis *b, pd_calibrate_report *report
     return e;
 }
 
-pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_opts *opts,
-                    pd_basis **out, pd_calibrate_report *report) {
-    uint64_t began = pd_clock_ms();
-    pd_calibration c = {.info = pd_model_info_of(m), .all = pd_subset_all(data), .opts = opts};
-    *report = (pd_calibrate_report){0};
-    if (c.all.n < 4)
+static pd_err check_calibration(const pd_calibration *c) {
+    if (c->all.n < 4)
         return pd_fail(PD_EUSAGE,
                        "%zu calibration examples are too few; give at least 4 (32 are usual)",
-                       c.all.n);
-    if (!opts->groups)
+                       c->all.n);
+    if (!c->opts->groups)
         return pd_fail(PD_EUSAGE, "a basis is taken from at least one group of examples");
-    if (opts->warm_steps > PD_WARM_STEPS_MAX)
+    if (c->opts->warm_steps > PD_WARM_STEPS_MAX)
         return pd_fail(PD_EUSAGE, "at most %d warm-up steps", PD_WARM_STEPS_MAX);
-    uint32_t longest = pd_data_longest(data);
-    pd_basis *b = NULL;
-    pd_err e = pd_bench_open(m, longest > opts->max_tokens ? longest : opts->max_tokens, 1, true,
-                             &c.bench);
-    if (!e)
-        e = pd_basis_new(c.info, opts->first_layer, opts->targets,
-                         opts->warm_steps ? opts->rank : 0, opts->rank, &b);
-    if (!e) {
-        pd_work_backward_to(c.bench.work, opts->first_layer);
-        e = stages(&c, b, report);
+    return PD_OK;
+}
+
+/* The start that goes on from `from` at coordinates a: U1 = (U1, U2), V1 = (V1, V2), and C1 = C1
+ * beside D2 a. */
+static pd_err continued(const pd_model_info *info, const pd_basis *from, const float *a,
+                        uint32_t rank, pd_basis **out) {
+    uint32_t p = from->r1, q = from->r2, r = p + q;
+    pd_err e = pd_basis_new(info, from->first_layer, from->targets, r, rank, out);
+    for (size_t k = 0; !e && k < (size_t)info->n_layers * PD_TARGETS; k++) {
+        const pd_basis_matrix *x = &from->at[k];
+        pd_basis_matrix *y = &(*out)->at[k];
+        if (!x->out)
+            continue;
+        memcpy(y->u1, x->u1, (size_t)p * x->out * sizeof(float));
+        memcpy(y->v1, x->v1, (size_t)p * x->in * sizeof(float));
+        memcpy(y->u1 + (size_t)p * x->out, x->u2, (size_t)q * x->out * sizeof(float));
+        memcpy(y->v1 + (size_t)p * x->in, x->v2, (size_t)q * x->in * sizeof(float));
+        for (uint32_t i = 0; i < p; i++)
+            memcpy(y->c1 + (size_t)i * r, x->c1 + (size_t)i * p, p * sizeof(float));
+        for (uint32_t i = 0; i < q; i++)
+            for (uint32_t j = 0; j < q; j++)
+                y->c1[(size_t)(p + i) * r + p + j] = x->d2[i * q + j] * *a++;
     }
-    pd_bench_close(&c.bench);
+    return e;
+}
+
+/* Both stages, or with `from` the second alone. */
+static pd_err run_stages(pd_calibration *c, const pd_basis *from, const float *a, pd_basis **out,
+                         pd_calibrate_report *report) {
+    uint64_t began = pd_clock_ms();
+    uint32_t longest = pd_data_longest(c->all.data), most = c->opts->max_tokens;
+    pd_basis *b = NULL;
+    pd_loss loss;
+    *report = (pd_calibrate_report){0};
+    pd_err e = check_calibration(c);
+    if (!e)
+        e = pd_bench_open(c->bench.model, longest > most ? longest : most, 1, true, &c->bench);
+    if (!e && from)
+        e = continued(c->info, from, a, c->opts->rank, &b);
+    else if (!e)
+        e = pd_basis_new(c->info, c->opts->first_layer, c->opts->targets,
+                         c->opts->warm_steps ? c->opts->rank : 0, c->opts->rank, &b);
+    if (!e)
+        pd_work_backward_to(c->bench.work, b->first_layer);
+    if (!e)
+        e = pd_evaluate(&c->bench, &c->all, NULL, &loss);
+    if (!e) {
+        report->loss_before = pd_loss_mean(&loss);
+        report->accuracy_before = accuracy_of(&loss);
+        e = from ? PD_OK : find_start(c, b, report);
+    }
+    if (!e)
+        e = find_second(c, b, report);
+    pd_bench_close(&c->bench);
     if (e) {
         pd_basis_free(b);
         return e;
@@ -379,4 +417,23 @@ pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_o
     report->seconds = (double)(pd_clock_ms() - began) / 1e3;
     *out = b;
     return PD_OK;
+}
+
+pd_err pd_calibrate(const pd_model *m, const pd_data *data, const pd_calibrate_opts *opts,
+                    pd_basis **out, pd_calibrate_report *report) {
+    pd_calibration c = {.info = pd_model_info_of(m),
+                        .bench = {.model = m},
+                        .all = pd_subset_all(data),
+                        .opts = opts};
+    return run_stages(&c, NULL, NULL, out, report);
+}
+
+pd_err pd_calibrate_on(const pd_model *m, const pd_data *data, const pd_calibrate_opts *opts,
+                       const pd_basis *from, const float *a, pd_basis **out,
+                       pd_calibrate_report *report) {
+    pd_calibration c = {.info = pd_model_info_of(m),
+                        .bench = {.model = m},
+                        .all = pd_subset_all(data),
+                        .opts = opts};
+    return run_stages(&c, from, a, out, report);
 }

@@ -254,6 +254,57 @@ START_TEST(upper_layers_alone) {
 }
 END_TEST
 
+/* Going on: coordinates that were trained become part of the start, so that the new space at zero
+ * is the old one at those coordinates, and the new basis holds the gradient there; ranks that add
+ * up to more than a basis may hold are refused.
+ */
+START_TEST(going_on) {
+    house h = house_open(true);
+    const pd_model_info *info = pd_model_info_of(h.model);
+    pd_data *text = choice_data(&h, 1, 24);
+    pd_calibrate_opts o = options(2, 3);
+    pd_calibrate_report r;
+    pd_basis *b, *next;
+    pd_space *s;
+    pd_view *v;
+    pd_bench bench;
+    pd_loss loss;
+    ck_ok(pd_calibrate(h.model, text, &o, &b, &r));
+    pd_manifest m = manifest_of(PD_SPACE_ALIGNED, 2, ALL_TARGETS, info);
+    float *a = malloc(m.n_coords * sizeof *a);
+    pd_rng rng = {5};
+    for (uint64_t i = 0; i < m.n_coords; i++)
+        a[i] = (float)signed_uniform(&rng) / 4;
+    pd_subset all = pd_subset_all(text);
+    ck_ok(pd_space_open(&m, info, b, &s));
+    ck_ok(pd_view_open(s, &v));
+    pd_view_set_float(v, a);
+    ck_ok(pd_bench_open(h.model, 512, 1, false, &bench));
+    ck_ok(pd_evaluate(&bench, &all, pd_view_adapter(v), &loss));
+    double there = pd_loss_mean(&loss), share;
+    ck_assert_double_ge(fabs(there - start_loss(&h, b, text, &loss)), 1e-2);
+
+    o.rank = 3;
+    ck_ok(pd_calibrate_on(h.model, text, &o, b, a, &next, &r));
+    ck_assert(next->r1 == 4 && next->r2 == 3);
+    ck_assert_double_le(fabs(start_loss(&h, next, text, &loss) - there), 1e-4);
+    ck_assert_double_le(fabs(r.loss_start - there), 1e-4);
+    ck_ok(pd_basis_capture(h.model, text, next, 1024, &share));
+    ck_assert_double_ge(share, 0.7);
+    pd_basis_free(next);
+    o.rank = PD_RANK_MAX - 3;
+    ck_assert_int_eq(pd_calibrate_on(h.model, text, &o, b, a, &next, &r), PD_EUSAGE);
+
+    free(a);
+    pd_bench_close(&bench);
+    pd_view_close(v);
+    pd_space_close(s);
+    pd_basis_free(b);
+    pd_data_close(text);
+    house_close(&h);
+}
+END_TEST
+
 /* The basis of a text holds the gradient of that text: nearly all of it at the rank that the
  * gradient has (its rank is at most that of what flows back, a handful here), most of it at rank 1,
  * more with each rank; a random one holds next to nothing.
@@ -409,6 +460,7 @@ static void add_tests(TCase *tc) {
     tcase_add_test(tc, small_and_zero);
     tcase_add_test(tc, two_stages);
     tcase_add_test(tc, upper_layers_alone);
+    tcase_add_test(tc, going_on);
     tcase_add_test(tc, captured_share);
     tcase_add_test(tc, scales);
     tcase_add_test(tc, some_targets);
