@@ -47,10 +47,8 @@ static const char *state_of(const pd_node *n, const pd_core_status *c, const pd_
     *why = c->why;
     if (n->stopping || c->voice == PD_VOICE_STOPPING)
         return "stopping";
-    if (c->voice == PD_VOICE_SILENCED) {
-        *why = "banned, or its place is passed on: its log says which (peerctl journal)";
+    if (c->voice == PD_VOICE_SILENCED)
         return "silenced";
-    }
     if (t->state == PD_TRAINER_PAUSED) {
         *why = "paused by hand (go on with: peerctl resume)";
         return "paused";

@@ -161,15 +161,21 @@ static void warm_close(warm *w) {
     pd_basis_free(w->basis);
 }
 
+/* A run in the space of a basis, with this rank, before there is one. */
+static pd_manifest run_of(const pd_model_info *info, const pd_basis *b, uint32_t rank) {
+    pd_manifest m = {.space = PD_SPACE_ALIGNED,
+                     .rank = rank,
+                     .targets = b->targets,
+                     .first_layer = b->first_layer,
+                     .unit_bits = 26};
+    m.n_coords = pd_space_size(&m, info);
+    return m;
+}
+
 static pd_err warm_open(const pd_calibration *c, const pd_basis *first, warm *out) {
     *out = (warm){0};
     uint32_t r = first->r1;
-    pd_manifest m = {.space = PD_SPACE_ALIGNED,
-                     .rank = r,
-                     .targets = first->targets,
-                     .first_layer = first->first_layer,
-                     .unit_bits = 26};
-    m.n_coords = pd_space_size(&m, c->info);
+    pd_manifest m = run_of(c->info, first, r);
     pd_err e = pd_basis_new(c->info, first->first_layer, first->targets, 0, r, &out->basis);
     for (size_t k = 0; !e && k < (size_t)c->info->n_layers * PD_TARGETS; k++) {
         const pd_basis_matrix *x = &first->at[k];
@@ -303,12 +309,7 @@ void pd_start_close(pd_start *s) {
 
 pd_err pd_start_open(const pd_model_info *info, const pd_basis *b, pd_start *out) {
     *out = (pd_start){0};
-    pd_manifest m = {.space = PD_SPACE_ALIGNED,
-                     .rank = b->r2,
-                     .targets = b->targets,
-                     .first_layer = b->first_layer,
-                     .unit_bits = 26};
-    m.n_coords = pd_space_size(&m, info);
+    pd_manifest m = run_of(info, b, b->r2);
     pd_err e = pd_space_open(&m, info, b, &out->space);
     if (!e)
         e = pd_view_open(out->space, &out->view);

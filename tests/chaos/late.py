@@ -59,6 +59,31 @@ def attests(node, digest="checkpoint"):
     return digest in node.peerctl("log", "--author", node.name, "--control")
 
 
+def join_and_kill(s, late, what, size, ckpt):
+    """`late` joins by a checkpoint; whoever has sent it half of `what`, `size` bytes long, is killed.
+    Gives that node, the bytes that each had sent by then, those of each after it, and what had come by then."""
+    before = [c["sent_bytes"] for c in s.counts()]
+
+    def sent():
+        return [c["sent_bytes"] - b for c, b in zip(s.counts()[:late.number], before)]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        joined = pool.submit(s.join, late, s.ticket(s.nodes[0]), "--catch-up", "checkpoint", seconds=300)
+        s.wait(lambda: joined.done() or max(sent()) > size // 2, 120, "half of the %s has come" % what, every=0.1)
+        check(not joined.done(), "the %s of %d bytes came before anybody could be killed" % (what, size))
+        killed = s.nodes[max(range(late.number), key=sent().__getitem__)]
+        killed.kill()
+        at_kill, half = sent(), came(s, late)
+        s.say("%s is killed, which had sent %d bytes of a %s of %d" % (killed.name, max(at_kill), what, size))
+        said = joined.result()
+    check("beginning with a checkpoint of %d records" % ckpt["records"] in said, "no checkpoint: " + said.strip())
+    return killed, at_kill, [a - b for a, b in zip(sent(), at_kill)], half
+
+
+def came(s, node):
+    return s.counts()[node.number]["delivered_bytes"]
+
+
 @test(nodes=18, seconds=120)
 def pieces(o):
     """Basis and checkpoint come to a newcomer of more than 16; whoever serves the basis is killed in the middle."""
@@ -71,25 +96,10 @@ def pieces(o):
     s.wait(lambda: sum(attests(n) for n in s.nodes) >= 4, 60, "enough attest the checkpoint")  # not all need to
     late = s.add_node()
     s.emulator.tell("set %d rate 32000 queue 8000 delay 50" % late.number)
-    before = [c["sent_bytes"] for c in s.counts()]
-
-    def sent():
-        return [c["sent_bytes"] - b for c, b in zip(s.counts()[:late.number], before)]
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        joined = pool.submit(s.join, late, s.ticket(first), "--catch-up", "checkpoint", seconds=300)
-        s.wait(lambda: joined.done() or max(sent()) > size // 2, 120, "half of the basis has come", every=0.1)
-        check(not joined.done(), "the basis of %d bytes came before anybody could be killed" % size)
-        killed = s.nodes[max(range(late.number), key=sent().__getitem__)]
-        killed.kill()
-        at_kill = sent()
-        s.say("%s is killed, which had sent %d bytes of a basis of %d" % (killed.name, max(at_kill), size))
-        said = joined.result()
-    check("beginning with a checkpoint of %d records" % ckpt["records"] in said, "no checkpoint: " + said.strip())
-    after = [a - b for a, b in zip(sent(), at_kill)]
-    came = s.counts()[late.number]["delivered_bytes"]
+    killed, at_kill, after, _ = join_and_kill(s, late, "basis", size, ckpt)
+    down = came(s, late)
     check(max(after) > size // 10, "nobody else served the rest: %s" % after)
-    check(came < 2 * size + ckpt["bytes"], "%d bytes came for a basis of %d: it began again" % (came, size))
+    check(down < 2 * size + ckpt["bytes"], "%d bytes came for a basis of %d: it began again" % (down, size))
     late.start()
     killed.start()
     s.emulator.tell("set %d rate 0 delay 0" % late.number)
@@ -100,7 +110,7 @@ def pieces(o):
     s.wait(lambda: late.status()["checkpoint"]["audit"] == "equal", 120, "the checkpoint is replayed and equal")
     s.no_fork()
     return "%s killed after %d bytes of a basis of %d, %s sent %d more; %d came down; equal %.1f s after the last of " \
-           "%d records" % (killed.name, max(at_kill), size, s.nodes[after.index(max(after))].name, max(after), came, took,
+           "%d records" % (killed.name, max(at_kill), size, s.nodes[after.index(max(after))].name, max(after), down, took,
                            s.compare())
 
 
@@ -117,27 +127,9 @@ def ckptline(o):
     s.wait(lambda: all(attests(n) for n in s.nodes), 90, "all attest the checkpoint")
     late = s.add_node()
     s.emulator.tell("set %d rate 64000 queue 16000 delay 150 jitter 10" % late.number)
-    before = [c["sent_bytes"] for c in s.counts()]
-
-    def sent():
-        return [c["sent_bytes"] - b for c, b in zip(s.counts()[:late.number], before)]
-
-    def came():
-        return s.counts()[late.number]["delivered_bytes"]
-
     began = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        joined = pool.submit(s.join, late, s.ticket(first), "--catch-up", "checkpoint", seconds=300)
-        s.wait(lambda: joined.done() or max(sent()) > size // 2, 120, "half of the checkpoint has come", every=0.1)
-        check(not joined.done(), "the checkpoint of %d bytes came before anybody could be killed" % size)
-        killed = s.nodes[max(range(late.number), key=sent().__getitem__)]
-        killed.kill()
-        at_kill, half = sent(), came()
-        s.say("%s is killed, which had sent %d bytes of a checkpoint of %d" % (killed.name, max(at_kill), size))
-        said = joined.result()
-    took, rest = time.monotonic() - began, came() - half
-    check("beginning with a checkpoint of %d records" % ckpt["records"] in said, "no checkpoint: " + said.strip())
-    after = [a - b for a, b in zip(sent(), at_kill)]
+    killed, at_kill, after, half = join_and_kill(s, late, "checkpoint", size, ckpt)
+    took, rest = time.monotonic() - began, came(s, late) - half
     check(max(after) > size // 4, "nobody else served the rest: %s" % after)
     check(rest < 0.8 * size, "%d bytes came after half of %d: it began again" % (rest, size))
     most = 1.2 * (half + rest) / 6900 + 15  # to be admitted, and to lose a member
